@@ -1,0 +1,1 @@
+"""The format between recordings and training: clips, features, shards, manifests, loaders."""

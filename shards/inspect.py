@@ -1,0 +1,96 @@
+"""Show what a dataset holds: examples, hours, shards, features, labels, and what was rejected and why.
+
+    sonograph inspect datasets/nsynth
+
+Takes one dataset or the folder of its splits. Reads manifests and index tables only, no audio and no tar.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from shards.manifest import REJECTED, Manifest, index_path, read_table, rebuild_command
+from shards.verify import datasets_in
+
+_BAR = "▁▂▃▄▅▆▇█"
+_SHOWN_CLASSES = 12
+
+
+@dataclass(frozen=True)
+class Inspect:
+    dataset: tyro.conf.Positional[Path]
+    """a dataset, or the folder of its splits"""
+
+
+COMMAND = Inspect
+
+
+def main(command: Inspect) -> dict[str, object]:
+    folders = datasets_in(command.dataset)
+    summaries = {str(folder): "\n".join(summary(folder)) for folder in folders}
+    manifests = [Manifest.read(folder) for folder in folders]
+    metrics = {manifest.split: {"examples": manifest.examples, "rejected": manifest.rejected} for manifest in manifests}
+    return {"output": "\n\n".join([*summaries.values(), str(command.dataset)]), "metrics": metrics}
+
+
+def summary(folder: Path) -> Iterator[str]:
+    """The lines a terminal shows of one dataset."""
+    manifest = Manifest.read(folder)
+    origin = "rendered, not the published recordings" if manifest.rendered else "published recordings"
+    megabytes = sum(stored.bytes for shard in manifest.shards for stored in shard.files.values()) / 1e6
+    yield f"{folder}  {manifest.corpus} {manifest.split} ({origin})"
+    yield f"  examples     {manifest.examples:,} of {manifest.planned:,} planned, {manifest.seconds / 3600:.2f} hours"
+    yield f"  shards       {len(manifest.shards)}, {megabytes:,.1f} MB"
+    yield f"  fingerprint  {manifest.fingerprint[:16]}"
+    yield f"  made by      {rebuild_command(manifest)}"
+    for column, contract in manifest.features.items():
+        stored = f"{contract['stored']} as {contract['dtype']}, contract {str(contract['fingerprint'])[:8]}"
+        yield f"  column       {column}: {contract['word']}, {stored}"
+    yield from _labels(folder, manifest)
+    yield from _rejected(folder, manifest)
+
+
+def _labels(folder: Path, manifest: Manifest) -> Iterator[str]:
+    names = [name for name, kind in manifest.labels.items() if not str(kind["type"]).startswith("list")]
+    names = [name for name in names if name.removesuffix("_str") == name or name.removesuffix("_str") not in names]
+    columns = [f"label.{name}" for name in names]
+    tables = [read_table(folder / index_path(shard.number), columns) for shard in manifest.shards]
+    for name, column in zip(names, columns, strict=True):
+        values = [value for table in tables for value in table[column].to_pylist() if value is not None]
+        yield f"  label        {name}: {_distribution(values, manifest.labels[name].get('classes'))}"  # type: ignore[arg-type]
+
+
+def _distribution(values: list, classes: list[str] | None) -> str:
+    counts = Counter(values)
+    if classes:
+        return "  ".join(f"{name} {counts[number]:,}" for number, name in enumerate(classes))
+    if len(counts) <= _SHOWN_CLASSES:
+        return "  ".join(f"{value} {count:,}" for value, count in sorted(counts.items()))
+    if isinstance(values[0], str):
+        return f"{len(counts):,} different"
+    return f"{min(values)} {_histogram(np.array(values))} {max(values)}, {len(counts):,} different"
+
+
+def _histogram(values: np.ndarray) -> str:
+    heights, _ = np.histogram(values, bins=min(24, len(set(values.tolist()))))
+    return "".join(_BAR[round(height / heights.max() * (len(_BAR) - 1))] for height in heights)
+
+
+def _rejected(folder: Path, manifest: Manifest) -> Iterator[str]:
+    if not manifest.rejected:
+        yield "  rejected     none"
+        return
+    rows = read_table(folder / REJECTED).to_pylist()
+    yield f"  rejected     {len(rows):,}, listed in {folder / REJECTED}"
+    for (stage, reason), count in Counter((row["stage"], row["reason"]) for row in rows).most_common(5):
+        yield f"               {count:,} at {stage}: {reason}"
+
+
+if __name__ == "__main__":
+    from sonograph import run_verb
+
+    run_verb("inspect")

@@ -1,0 +1,226 @@
+"""What a dataset holds, written last: shards, digests, labels, feature contracts. The one place that knows Parquet."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as parquet
+
+from shards.problem import DataProblem
+from shards.store import canonical_json, digest_of, sha256_of, whole_file, write_json
+
+FORMAT = "sonograph-dataset"
+VERSION = 1
+MANIFEST = "manifest.json"
+PLAN = "plan.json"
+REJECTED = "rejected.parquet"
+_RECORD = b"sonograph.shard"
+_ARROW_TYPES = {
+    "int": pa.int64(),
+    "float": pa.float64(),
+    "str": pa.string(),
+    "list[int]": pa.list_(pa.int64()),
+    "list[float]": pa.list_(pa.float64()),
+    "list[str]": pa.list_(pa.string()),
+}
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """What a file must be: its length in bytes and its SHA-256."""
+
+    bytes: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> "StoredFile":
+        return cls(path.stat().st_size, sha256_of(path))
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A planned example that was not written, and why; its index stays a hole."""
+
+    index: int
+    path: str
+    stage: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """The proof that a shard is whole, kept in its index file: which task it answers, its other files, its rejected."""
+
+    number: int
+    task: str
+    examples: int
+    files: Mapping[str, StoredFile]
+    rejected: tuple[Rejected, ...]
+
+    @classmethod
+    def from_json(cls, text: bytes) -> "ShardRecord":
+        fields = json.loads(text)
+        rejected = tuple(Rejected(**row) for row in fields.pop("rejected"))
+        return cls(files=_stored_files(fields.pop("files")), rejected=rejected, **fields)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The manifest's entry of a shard: its counts and all its files, the index included."""
+
+    number: int
+    task: str
+    examples: int
+    rejected: int
+    files: Mapping[str, StoredFile]
+
+    @classmethod
+    def of(cls, folder: Path, record: ShardRecord) -> "Shard":
+        index = index_path(record.number)
+        files = {**record.files, index: StoredFile.of(folder / index)}
+        return cls(record.number, record.task, record.examples, len(record.rejected), files)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The contents of one dataset (one split). `fingerprint` changes exactly when the contents may."""
+
+    corpus: str
+    split: str
+    rendered: bool
+    labels: Mapping[str, Mapping[str, object]]
+    features: Mapping[str, Mapping[str, object]]
+    planned: int
+    examples: int
+    rejected: int
+    seconds: float
+    shards: Sequence[Shard]
+    files: Mapping[str, StoredFile]
+    build: Sequence[str]
+    made_with: Mapping[str, str]
+    format: str = FORMAT
+    version: int = VERSION
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest over corpus, split, contracts and all files' digests, whatever command and machine wrote them."""
+        contents = {name: value for name, value in asdict(self).items() if name not in ("build", "made_with")}
+        return digest_of(contents)
+
+    def write(self, folder: Path) -> None:
+        content = {**asdict(self), "fingerprint": self.fingerprint}
+        write_json(folder / MANIFEST, {**content, "sha256": digest_of(content)})
+
+    @classmethod
+    def read(cls, folder: Path) -> "Manifest":
+        """Raises DataProblem when there is no whole, untouched manifest of this format version."""
+        path = Path(folder) / MANIFEST
+        try:
+            content = json.loads(path.read_bytes())
+            claimed = content.pop("sha256")
+        except (FileNotFoundError, NotADirectoryError):
+            raise DataProblem(_no_manifest(Path(folder))) from None
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise DataProblem(_damaged(path, f"it is no manifest ({error})")) from error
+        if digest_of(content) != claimed:
+            raise DataProblem(_damaged(path, "its contents do not match its own SHA-256"))
+        if (content.get("format"), content.get("version")) != (FORMAT, VERSION):
+            raise DataProblem(
+                f"{path} is {content.get('format')} version {content.get('version')}, not {FORMAT} version {VERSION}, and "
+                f"would be misread. Build it again: sonograph {' '.join(content.get('build', ['build']))}"
+            )
+        content.pop("fingerprint")
+        shards = [Shard(**{**shard, "files": _stored_files(shard["files"])}) for shard in content.pop("shards")]
+        return cls(shards=shards, files=_stored_files(content.pop("files")), **content)
+
+
+def rebuild_command(manifest: Manifest) -> str:
+    """The command that made a dataset, but for its --out."""
+    return " ".join(["sonograph", *manifest.build])
+
+
+def index_path(number: int) -> str:
+    return f"index/{number:06d}.parquet"
+
+
+def column_path(column: str, number: int, suffix: str) -> str:
+    return f"{column}/{number:06d}.{suffix}"
+
+
+def index_schema(labels: Mapping[str, Mapping[str, object]]) -> pa.Schema:
+    """Arrow schema of index/N.parquet: identity first, then one `label.<name>` column each."""
+    identity = [
+        ("index", pa.int64()),
+        ("key", pa.string()),
+        ("source_path", pa.string()),
+        ("source_digest", pa.string()),
+        ("start_seconds", pa.float64()),
+        ("seconds", pa.float64()),
+    ]
+    return pa.schema(identity + [(f"label.{name}", _ARROW_TYPES[str(kind["type"])]) for name, kind in labels.items()])
+
+
+COLUMN_SCHEMA = pa.schema(
+    [("index", pa.int64()), ("offset", pa.int64()), ("bytes", pa.int64()), ("xxh3_64", pa.uint64())]
+)
+REJECTED_SCHEMA = pa.schema(
+    [("index", pa.int64()), ("path", pa.string()), ("stage", pa.string()), ("reason", pa.string())]
+)
+
+
+def write_table(
+    path: Path, rows: Sequence[Mapping[str, object]], schema: pa.Schema, record: ShardRecord | None = None
+) -> None:
+    """Write rows as Parquet with page checksums, whole or not at all; the same rows give the same bytes."""
+    table = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
+    if record is not None:
+        table = table.replace_schema_metadata({_RECORD: canonical_json(asdict(record))})
+    with whole_file(path) as file:
+        parquet.write_table(table, file, compression="zstd", write_page_checksum=True)
+
+
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a table with its checksums verified. Raises DataProblem when it is absent or damaged."""
+    try:
+        # Python file object: Arrow's own threads and memory maps would outlive a short read of a small table.
+        with path.open("rb") as file:
+            return parquet.read_table(file, columns=columns, page_checksum_verification=True, use_threads=False)
+    except (OSError, pa.ArrowException) as error:
+        raise DataProblem(_damaged(path, str(error).splitlines()[0])) from error
+
+
+def read_record(folder: Path, number: int) -> ShardRecord | None:
+    """The shard's proof from its index file, or None when it was never finished."""
+    path = folder / index_path(number)
+    try:
+        return ShardRecord.from_json(parquet.read_schema(path).metadata[_RECORD])
+    except FileNotFoundError:
+        return None
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
+        return None  # a damaged proof proves nothing: the shard is made again
+
+
+def _stored_files(fields: Mapping[str, Mapping]) -> dict[str, StoredFile]:
+    return {name: StoredFile(**stored) for name, stored in fields.items()}
+
+
+def _no_manifest(folder: Path) -> str:
+    splits = [name for name in ("train", "valid", "test") if (folder / name / MANIFEST).is_file()]
+    if splits:
+        return f"{folder} holds {len(splits)} datasets, one a split, and is none itself. Name one: {folder / splits[0]}"
+    if (folder / PLAN).is_file():
+        return (
+            f"{folder} is a dataset whose build has not finished: it has a plan and no {MANIFEST}, so nothing may read "
+            "it yet. Repeat its build command; finished shards are kept."
+        )
+    return f"{folder} is no dataset: it has no {MANIFEST}. Build one: sonograph build CORPUS --root DIR --out {folder}"
+
+
+def _damaged(path: Path, what: str) -> str:
+    return (
+        f"{path} is damaged: {what}. Nothing in it can be trusted. Delete the file and repeat the dataset's build "
+        "command: only what is missing is made again."
+    )

@@ -1,0 +1,132 @@
+"""Examples -> one shard: a plain WebDataset tar a column, then its offsets, then the index that proves it whole."""
+
+import hashlib
+import io
+import tarfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import xxhash
+
+from shards.example import Example
+from shards.manifest import (
+    COLUMN_SCHEMA,
+    Rejected,
+    ShardRecord,
+    StoredFile,
+    column_path,
+    index_path,
+    index_schema,
+    read_record,
+    write_table,
+)
+from shards.store import canonical_json, whole_file
+
+_BLOCK_BYTES = tarfile.BLOCKSIZE
+
+
+def write_shard(
+    folder: Path,
+    number: int,
+    *,
+    task: str,
+    columns: Sequence[str],
+    labels: Mapping[str, Mapping[str, object]],
+    examples: Sequence[Example],
+    rejected: Sequence[Rejected],
+) -> ShardRecord:
+    """Write every column of a shard and its index, the index last. Equal arguments give equal bytes.
+
+    `task` is the digest of what the shard was planned to hold. Raises EnvironmentProblem when the disk is full.
+    """
+    files: dict[str, StoredFile] = {}
+    for column in columns:
+        files |= _write_column(folder, number, column, examples)
+    record = ShardRecord(number, task, len(examples), files, tuple(rejected))
+    rows = [_index_row(example) for example in examples]
+    write_table(folder / index_path(number), rows, index_schema(labels), record)
+    return record
+
+
+def finished(folder: Path, number: int, task: str) -> ShardRecord | None:
+    """The record of a shard that answers this very task and whose files have the sizes it proves, or None."""
+    record = read_record(folder, number)
+    if record is None or record.task != task:
+        return None
+    paths = {folder / name: stored.bytes for name, stored in record.files.items()}
+    whole = all(path.is_file() and path.stat().st_size == size for path, size in paths.items())
+    return record if whole else None
+
+
+def _write_column(folder: Path, number: int, column: str, examples: Sequence[Example]) -> dict[str, StoredFile]:
+    tar_name, table_name = column_path(column, number, "tar"), column_path(column, number, "parquet")
+    with whole_file(folder / tar_name) as file:
+        tar = _Tar(file)
+        rows = [_add_example(tar, column, example) for example in examples]
+        tar.close()
+    write_table(folder / table_name, rows, COLUMN_SCHEMA)
+    return {
+        tar_name: StoredFile(tar.bytes, tar.digest.hexdigest()),
+        table_name: StoredFile.of(folder / table_name),
+    }
+
+
+def _add_example(tar: "_Tar", column: str, example: Example) -> dict[str, int]:
+    payload = npy_bytes(example.arrays[column])
+    offset = tar.add(f"{example.index:09d}.{column}.npy", payload)
+    about = {"index": example.index, "key": example.key, **example.labels}
+    tar.add(f"{example.index:09d}.json", canonical_json(about))
+    return {
+        "index": example.index,
+        "offset": offset,
+        "bytes": len(payload),
+        "xxh3_64": xxhash.xxh3_64_intdigest(payload),
+    }
+
+
+def npy_bytes(array: np.ndarray) -> bytes:
+    """The array as a version 1.0 .npy file, which never holds pickled objects; its data begins 64-byte aligned."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, array, version=(1, 0), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _index_row(example: Example) -> dict[str, object]:
+    identity = {
+        "index": example.index,
+        "key": example.key,
+        "source_path": example.source_path,
+        "source_digest": example.source_digest,
+        "start_seconds": example.start_seconds,
+        "seconds": example.seconds,
+    }
+    return identity | {f"label.{name}": value for name, value in example.labels.items()}
+
+
+class _Tar:
+    """An uncompressed ustar archive with fixed owner, mode and time, hashed as it is written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.bytes = 0
+        self.digest = hashlib.sha256()
+
+    def add(self, name: str, payload: bytes) -> int:
+        """Append a member; returns where its payload begins."""
+        header = tarfile.TarInfo(name)
+        header.size, header.mode, header.mtime = len(payload), 0o644, 0
+        self._write(header.tobuf(tarfile.USTAR_FORMAT))
+        offset = self.bytes
+        self._write(payload)
+        self._write(bytes(-len(payload) % _BLOCK_BYTES))
+        return offset
+
+    def close(self) -> None:
+        self._write(bytes(2 * _BLOCK_BYTES))
+
+    def _write(self, block: bytes) -> None:
+        self.file.write(block)
+        self.digest.update(block)
+        self.bytes += len(block)

@@ -1,0 +1,172 @@
+"""Music in; verified shards and trained, probed, reproducible models out.
+
+    sonograph VERB ...          sonograph VERB --help
+
+The one command. It finds the verb's module, imports only that, reads its options with tyro, and turns errors into one
+readable line and an exit code: 0 ok, 1 failed, 2 usage, 3 data problem, 4 environment problem, 130 and 143 signals.
+"""
+
+import difflib
+import importlib
+import json
+import logging
+import os
+import signal
+import sys
+import textwrap
+from pathlib import Path
+from types import FrameType, ModuleType
+from typing import Any, NoReturn
+
+VERBS = {
+    "render": ("pipelines.render", "compose and play a corpus into its published layout"),
+    "build": ("pipelines.build", "turn a corpus into shards"),
+    "verify": ("shards.verify", "check every digest, count, offset and contract of a dataset"),
+    "inspect": ("shards.inspect", "show what a dataset holds"),
+    "train": ("trainers.train", "train a model from shards"),
+    "evaluate": ("trainers.evaluate", "ask questions of a checkpoint"),
+    "sync": ("trainers.sync", "upload what the tracking server has not seen yet"),
+    "ui": ("trainers.ui", "open the MLflow pages of all runs"),
+    "submit": ("cluster.submit", "run any of these commands as an authenticated Ray job"),
+    "demo": ("demo", "the main job on rendered music, from notes to a probed model"),
+}
+FLAGS = {
+    "--json": "print the result record as JSON, for machines",
+    "--quiet": "print nothing but errors and the last line",
+    "--debug": "show the whole traceback of an error",
+}
+_OVERVIEW = """{summary}
+
+usage: sonograph VERB [OPTIONS]
+
+{verbs}
+
+with every verb:
+{flags}
+
+example: sonograph build --help"""
+
+
+def main() -> NoReturn:
+    """Entry point of `sonograph`."""
+    words = sys.argv[1:]
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview())
+        sys.exit(0 if words else 2)
+    run_verb(words[0], words[1:])
+
+
+def run_verb(verb: str, words: list[str] | None = None) -> NoReturn:
+    """Run one verb with its arguments (the command line's by default) and exit with its code."""
+    words = sys.argv[1:] if words is None else words
+    own, flags = _split_flags(words)
+    if home := os.environ.get("SONOGRAPH_HOME"):
+        os.chdir(home)  # a submitted job means the submitter's datasets/ and runs/, not its own copy of the code
+    _set_up_logging("--quiet" in flags)
+    signal.signal(signal.SIGTERM, _terminated)
+    command = None
+    try:
+        module = _module_of(verb)
+        command = _parse(module, verb, own)
+        outcome = module.main(command)
+    except KeyboardInterrupt:
+        sys.exit(_fail("stopped by Ctrl-C; repeating the command continues", 130, command, flags))
+    except Exception as error:
+        if "--debug" in flags:
+            raise
+        sys.exit(_fail(*_explained(error), command, flags))
+    _report(command, {"status": "ok", **outcome}, flags)
+    sys.exit(0)
+
+
+def _module_of(verb: str) -> ModuleType:
+    if verb not in VERBS:
+        close = difflib.get_close_matches(verb, VERBS, n=2)
+        hint = f"Did you mean {' or '.join(close)}?" if close else "See: sonograph --help"
+        raise _Usage(f"There is no command '{verb}', so nothing was done. {hint}")
+    return importlib.import_module(VERBS[verb][0])
+
+
+def _parse(module: ModuleType, verb: str, words: list[str]) -> Any:
+    """Build the verb's command from its words; a dataclass through tyro, anything else parses itself."""
+    if not isinstance(module.COMMAND, type):
+        return module.COMMAND(words)
+    import tyro
+
+    return tyro.cli(
+        module.COMMAND,
+        prog=f"sonograph {verb}",
+        description=textwrap.dedent(module.__doc__ or "").strip(),
+        args=words,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff),
+    )
+
+
+def _report(command: Any, result: dict[str, object], flags: set[str]) -> None:
+    """The result record, then the last line: where the outputs lie."""
+    _write_record(command, result)
+    print(json.dumps(result, sort_keys=True, default=str) if "--json" in flags else result.get("output", ""))
+
+
+def _fail(message: str, code: int, command: Any, flags: set[str]) -> int:
+    result = {"status": "failed", "error": message, "exit_code": code}
+    _write_record(command, result)
+    print(f"sonograph: {message}", file=sys.stderr)
+    if "--json" in flags:
+        print(json.dumps(result))
+    return code
+
+
+def _write_record(command: Any, result: dict[str, object]) -> None:
+    """RESULT.json beside the outputs: by it a scheduler judges success, whatever became of exit codes and logs."""
+    out = getattr(command, "out", None)
+    if out is None or not Path(out).is_dir() or getattr(command, "dry_run", False):
+        return
+    from shards.store import write_json
+
+    try:
+        write_json(Path(out) / "RESULT.json", result)
+    except Exception as error:
+        logging.getLogger("sonograph").warning("the result record could not be written: %s", error)
+
+
+def _explained(error: Exception) -> tuple[str, int]:
+    """The message and exit code of an error: our own carry both, any other is a bug or a surprise and says so."""
+    code = getattr(error, "exit_code", None)
+    if code is not None:
+        return str(error), int(code)
+    logging.getLogger("sonograph").debug("unexpected error", exc_info=error)
+    surprise = f"unexpected {type(error).__name__}: {error}"
+    return f"{surprise}. Nothing half-written was kept. Repeat with --debug for the traceback.", 1
+
+
+def _split_flags(words: list[str]) -> tuple[list[str], set[str]]:
+    """Take the frame's own flags out of the words, but never from behind a `--`."""
+    end = words.index("--") if "--" in words else len(words)
+    flags = {word for word in words[:end] if word in FLAGS}
+    return [word for word in words[:end] if word not in FLAGS] + words[end:], flags
+
+
+def _set_up_logging(quiet: bool) -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    for package in ("pipelines", "shards", "trainers", "cluster", "demo"):
+        logging.getLogger(package).setLevel(logging.WARNING if quiet else logging.INFO)
+
+
+def _terminated(signal_number: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(143)
+
+
+def _overview() -> str:
+    verbs = "\n".join(f"  {verb:<10}{summary}" for verb, (_, summary) in VERBS.items())
+    flags = "\n".join(f"  {flag:<10}{summary}" for flag, summary in FLAGS.items())
+    summary = (__doc__ or "").splitlines()[0]
+    return _OVERVIEW.format(summary=summary, verbs=verbs, flags=flags)
+
+
+class _Usage(Exception):
+    exit_code = 2
+
+
+if __name__ == "__main__":
+    main()
