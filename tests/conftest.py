@@ -1,14 +1,14 @@
 """Shared ground: checked tensor shapes, one rendered corpus and one dataset of it for the whole test run."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
+
+from tests.command import sonograph
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -24,22 +24,7 @@ settings.register_profile(
 )
 settings.load_profile("tests")
 
-REPOSITORY = Path(__file__).parents[1]
 NOTES = 330
-
-
-def sonograph(
-    *words: object, cwd: Path | None = None, timeout: float = 300, **environment: str
-) -> subprocess.CompletedProcess:
-    """Run the real command in a child process, with text output."""
-    return subprocess.run(
-        [sys.executable, "-m", "sonograph", *map(str, words)],
-        cwd=cwd or REPOSITORY,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), **environment},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from corpus import write_noise_dataset
+from tests.corpus import write_noise_dataset
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import webdataset
-from corpus import LABELS, noise_example, write_noise_dataset
+from tests.corpus import LABELS, noise_example, write_noise_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

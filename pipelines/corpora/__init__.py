@@ -1,0 +1,1 @@
+"""One file is one dataset's published layout, read and, where we can compose it, rendered."""

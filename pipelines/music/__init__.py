@@ -1,0 +1,1 @@
+"""What rendered corpora are made of."""

@@ -1,0 +1,126 @@
+"""The render command, by its own words, in child processes that may be killed."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.command import REPOSITORY, sonograph
+
+GENUINE = Path(__file__).parent / "data" / "nsynth"
+NOTES = 40
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess]:
+    """A small corpus with genuine notes added, and what the command said."""
+    root = tmp_path_factory.mktemp("data") / "nsynth"
+    words = ("--notes", NOTES, "--seed", 3, "--workers", 2)
+    return root, sonograph("render", "nsynth", "--out", root, *words, "--real", GENUINE)
+
+
+def notes(root: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in root.rglob("*") if path.is_file() and path.name != "RESULT.json"}
+
+
+def test_the_command_ends_with_the_folder_and_a_record_of_what_is_in_it(rendered):
+    root, said = rendered
+    assert (said.returncode, said.stdout.splitlines()[-1]) == (0, str(root)), said.stderr
+    metrics = json.loads((root / "RESULT.json").read_bytes())["metrics"]
+    assert {name: metrics[name] for name in ("train notes", "valid notes", "test notes", "rendered_now", "real")} == {
+        "train notes": 18,
+        "valid notes": 11,
+        "test notes": 11,
+        "rendered_now": 40,
+        "real": 16,
+    }
+
+
+def test_progress_is_one_measured_line(rendered):
+    _, said = rendered
+    assert "render nsynth  note 40/40" in said.stderr
+    assert "notes/s  eta 0 s" in said.stderr
+
+
+def test_the_repeated_command_says_that_all_is_there_and_changes_nothing(rendered):
+    root, _ = rendered
+    before = notes(root)
+    said = sonograph("render", "nsynth", "--out", root, "--notes", NOTES, "--seed", 3, "--real", GENUINE)
+    assert said.returncode == 0
+    assert "all 40 notes are there already" in said.stderr
+    assert notes(root) == before
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path):
+    said = sonograph("render", "nsynth", "--out", tmp_path / "nsynth", "--dry-run")
+    assert said.returncode == 0
+    assert said.stdout.startswith("3,500 train notes, 400 valid notes, 1,100 test notes, ")
+    assert not (tmp_path / "nsynth").exists()
+
+
+def test_killed_at_any_moment_and_repeated_the_command_ends_in_the_same_bytes(rendered, tmp_path: Path):
+    undisturbed, root = rendered[0], tmp_path / "nsynth"
+    words = ["render", "nsynth", "--out", str(root), "--notes", str(NOTES), "--seed", "3", "--workers", "1"]
+    for written in (1, 33):
+        child = subprocess.Popen(
+            [sys.executable, "-m", "sonograph", *words],
+            cwd=REPOSITORY,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 60
+        while len(list(root.rglob("*.wav"))) < written and time.monotonic() < deadline:
+            time.sleep(0.002)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        assert written <= len(list(root.rglob("*.wav"))), "the note was not there in a minute"
+    said = sonograph(*words, "--real", GENUINE)
+    assert said.returncode == 0, said.stderr
+    assert notes(root) == notes(undisturbed)
+
+
+def test_a_sound_cut_short_by_a_full_disk_is_one_readable_error_and_leaves_nothing_that_looks_whole(tmp_path: Path):
+    program = tmp_path / "fluidsynth"
+    program.write_text(
+        f'#!/bin/sh\n{shutil.which("fluidsynth")} "$@" || exit\n'
+        'for word; do case $word in *.raw) truncate -s 1000000 "$word" ;; esac; done\n'
+    )
+    program.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    said = sonograph("render", "nsynth", "--out", tmp_path / "nsynth", "--notes", NOTES, PATH=path)
+    assert said.returncode == 1
+    assert "fluidsynth failed: 1,000,000 of " in said.stderr
+    assert "free some space" in said.stderr
+    assert not [*tmp_path.rglob("*.wav"), *tmp_path.rglob("examples.json")]
+
+
+@pytest.mark.parametrize(
+    "words, code, message",
+    [
+        (("nsinth",), 2, "Did you mean nsynth"),
+        (("nsynth", "--notes", "5"), 2, "Pass --notes between 33 and 40,000"),
+        (("nsynth", "--seed", "-1"), 2, "--seed is -1"),
+        (("nsynth", "--notes", "40", "--soundfont", "absent.sf2"), 4, "apt-get install fluidsynth fluid-soundfont-gm"),
+    ],
+)
+def test_what_cannot_be_rendered_is_one_line_with_the_right_exit_code(
+    words: tuple[str, ...], code: int, message: str, tmp_path: Path
+):
+    said = sonograph("render", *words, "--out", tmp_path / "nsynth")
+    assert (said.returncode, said.stderr.count("\n")) == (code, 1)
+    assert message in said.stderr
+    assert not (tmp_path / "nsynth").exists()
+
+
+def test_a_folder_that_holds_something_else_is_refused_with_the_exit_code_of_data(tmp_path: Path):
+    (tmp_path / "song.txt").write_text("mine")
+    said = sonograph("render", "nsynth", "--out", tmp_path, "--notes", NOTES)
+    assert (said.returncode, said.stderr.count("\n")) == (3, 1)
+    assert "not rendered by this command" in said.stderr
+    assert not list(tmp_path.rglob("nsynth-*"))
