@@ -1,0 +1,1 @@
+"""Batches become checkpoints, checkpoints become results: models, objectives, the loop, evaluators."""

@@ -1,0 +1,149 @@
+"""What the command does around its workers: holds the run folder, starts them, passes signals on, shows the outcome."""
+
+import fcntl
+import json
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shards.problem import DataProblem, EnvironmentProblem, RunFailed, UsageProblem
+from shards.store import write_json
+from trainers import checkpoint
+from trainers.config import config_to_dict, identity, read_config
+from trainers.progress import Progress
+from trainers.spectrogram import views_figure
+from trainers.task import TRAIN, VALID, Task
+from trainers.tracking import Run, Signature
+
+log = logging.getLogger(__name__)
+CONFIG, _LOCK = "config.json", "train.lock"
+_POLL_SECONDS, _GRACE_SECONDS, _ATTEMPTS = 0.5, 60.0, 8
+_PROBLEMS = {problem.exit_code: problem for problem in (UsageProblem, DataProblem, EnvironmentProblem, RunFailed)}
+
+
+@contextmanager
+def sole_trainer(folder: Path) -> Iterator[None]:
+    """Hold the run folder; a killed holder frees it. Raises EnvironmentProblem when another command trains there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / _LOCK).open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise EnvironmentProblem(
+                f"Another command is training in {folder}, and two would overwrite each other's checkpoints. Wait for "
+                "it, or choose another --out."
+            ) from None
+        yield
+
+
+def set_aside(folder: Path) -> None:
+    """Rename an earlier run, so that its name is free. Nothing is deleted."""
+    if not (folder / CONFIG).exists():
+        return
+    number = 1
+    while (place := folder.with_name(f"{folder.name}.before-{number}")).exists():
+        number += 1
+    with sole_trainer(folder):
+        folder.rename(place)
+    log.info("the earlier run is now %s", place)
+
+
+def settle(task: Task) -> None:
+    """Make the run folder, or recognise it. Raises UsageProblem or DataProblem when it holds something else."""
+    path = task.run / CONFIG
+    if path.exists():
+        there = identity(read_config(task.run), task.manifest.fingerprint)
+        checkpoint.require_same(there, task.identity, task.run)
+    elif odd := {entry.name for entry in task.run.iterdir()} - {"RESULT.json", _LOCK}:
+        raise UsageProblem(
+            f"{task.run} is no run folder: it holds {min(odd)} and no {CONFIG}, so nothing was written into it. Choose "
+            "an --out that does not exist yet."
+        )
+    write_json(path, config_to_dict(task.config))
+
+
+def attend(task: Task, work: Callable[[Task], Any]) -> None:
+    """Run the workers, show their progress, pass signals on to them, and raise the problem that ended them.
+
+    Ctrl-C and SIGTERM let the step end and write a checkpoint; a second one does not wait for it.
+    """
+    task.stop_file.unlink(missing_ok=True)
+    task.problem_file.unlink(missing_ok=True)
+    progress, outcome = Progress(task), Future[Any]()
+    threading.Thread(target=_launch, args=(task, work, outcome), name="launch", daemon=True).start()
+    log.info("train %s  starting %d workers", task.config.name, task.workers)
+    try:
+        while not outcome.done():
+            wait([outcome], timeout=_POLL_SECONDS)
+            _keep_signals()
+            progress.report()
+    except (KeyboardInterrupt, SystemExit):
+        if progress.began:
+            log.info("train %s  stopping: the workers end this step and write a checkpoint", task.config.name)
+            task.stop_file.touch()
+            wait([outcome], timeout=_GRACE_SECONDS)
+            task.stop_file.unlink()
+            progress.report()
+        _abandon(outcome)
+        raise
+    if task.problem_file.exists():
+        problem = json.loads(task.problem_file.read_bytes())
+        raise _PROBLEMS.get(problem["exit_code"], RunFailed)(problem["message"])
+    outcome.result()
+
+
+def describe(run: Run, task: Task) -> None:
+    """Settings, inputs and a look at the data, for whoever compares runs."""
+    run.params({**config_to_dict(task.config), "workers": task.workers, "steps": task.steps})
+    for split, loader, context in ((TRAIN, task.training(), "training"), (VALID, task.validation(), "validation")):
+        manifest = loader.reader.manifest
+        source = str(task.dataset / split)
+        run.dataset(
+            f"{manifest.corpus}/{split}", digest=manifest.fingerprint, source=source, context=context, split=split
+        )
+    if not (run.folder / "plots" / "views.png").exists():
+        run.figure("views", views_figure(task.training().batch(0)))
+
+
+def register(run: Run, task: Task) -> None:
+    """Offer the checkpoint of the lowest validation loss as `candidate` of the registered model SYSTEM-VARIANT."""
+    folder = checkpoint.checkpoint_folder(task.run)
+    model, _ = checkpoint.open_model(folder)
+    example = task.validation().batch(0).views[0][:2]
+    with torch.inference_mode():
+        width = model(example).shape[1]
+    signature = Signature((-1, *example.shape[1:]), (-1, width))
+    name = f"{task.config.system}-{task.config.variant}"
+    run.model(folder, name, alias="candidate", signature=signature, example=example.numpy())
+
+
+def _keep_signals() -> None:
+    """Take SIGTERM back from Ray, whose own handler prints a stack trace and delivers the signal twice."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+
+
+def _abandon(outcome: "Future[Any]") -> None:
+    """End Ray under the thread that still waits for it: the interpreter would crash on leaving both."""
+    from trainers.launch import shut_down
+
+    for _ in range(_ATTEMPTS):  # it may be starting just now, and can be ended only when it has
+        if not outcome.done():
+            shut_down()
+            wait([outcome], timeout=1.0)
+
+
+def _launch(task: Task, work: Callable[[Task], Any], outcome: "Future[Any]") -> None:
+    try:
+        from trainers.launch import on_workers
+
+        outcome.set_result(on_workers(work, task, workers=task.workers, folder=task.run / "ray"))
+    except BaseException as error:
+        outcome.set_exception(error)

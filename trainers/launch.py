@@ -1,0 +1,115 @@
+"""A function on N workers that share a process group, started again when one is lost. Alone imports ray here.
+
+    last_step = on_workers(work, task, workers=2, folder=run / "ray")
+
+Uses the cluster that RAY_ADDRESS names, as inside a Ray job, otherwise a local Ray that ends with the command. About
+15 s pass until the function runs, on two cores.
+"""
+
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+os.environ["RAY_TRAIN_V2_ENABLED"] = "1"
+os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # relative paths keep their meaning in a worker
+
+import ray
+import ray.train
+import torch
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from shards.problem import EnvironmentProblem, RunFailed
+
+Argument = TypeVar("Argument")
+_RESTARTS = 3
+_CONNECT_SECONDS = 10.0
+_COLLECTIVE_SECONDS = 1800
+
+
+def on_workers(work: Callable[[Argument], Any], argument: Argument, *, workers: int, folder: Path) -> Any:
+    """Run `work(argument)` on every worker; returns what rank 0 returns.
+
+    When a worker dies, all are started again, at most three times: `work` must continue from its own checkpoints.
+    Raises EnvironmentProblem when the cluster cannot be reached, RunFailed when the workers keep failing.
+    """
+    with _cluster(workers):
+        on_gpus = ray.cluster_resources().get("GPU", 0) >= workers
+        trainer = TorchTrainer(
+            _work_in_group,
+            train_loop_config={"work": work, "argument": argument},
+            torch_config=TorchConfig(backend="nccl" if on_gpus else "gloo", timeout_s=_COLLECTIVE_SECONDS),
+            scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=on_gpus),
+            run_config=ray.train.RunConfig(
+                name=folder.name,
+                storage_path=str(folder.parent),
+                failure_config=ray.train.FailureConfig(max_failures=_RESTARTS),
+            ),
+        )
+        try:
+            return trainer.fit().return_value  # type: ignore[attr-defined]
+        except ray.train.TrainingFailedError as error:
+            raise RunFailed(_failure(error)) from error
+
+
+def shut_down() -> None:
+    """End a local Ray, or leave the cluster, whatever it is doing; `on_workers` then raises in its own thread."""
+    ray.shutdown()
+
+
+def _work_in_group(config: dict[str, Any]) -> Any:
+    """Runs on a worker: its share of the machine's cores, then the work."""
+    neighbours = ray.train.get_context().get_local_world_size()
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // neighbours))
+    return config["work"](config["argument"])
+
+
+@contextmanager
+def _cluster(workers: int) -> Iterator[None]:
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address:
+        _require_reachable(address)
+    local: dict[str, Any] = (
+        {} if address else {"num_cpus": max(len(os.sched_getaffinity(0)), workers), "include_dashboard": False}
+    )
+    try:
+        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
+    except (ConnectionError, TimeoutError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise EnvironmentProblem(_no_cluster(address or "local Ray", str(error).partition("\n")[0])) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _require_reachable(address: str) -> None:
+    """Ray itself would try for minutes. An address without a port, such as `auto`, is Ray's to look up."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+    except OSError as error:
+        raise EnvironmentProblem(_no_cluster(address, str(error))) from error
+
+
+def _no_cluster(address: str, cause: str) -> str:
+    return (
+        f"No Ray cluster answers at {address} ({cause}), so nothing was trained. Start one (make cluster-up) or "
+        "correct RAY_ADDRESS and the token; without RAY_ADDRESS a local Ray is started for the command."
+    )
+
+
+def _failure(error: ray.train.TrainingFailedError) -> str:
+    failures = getattr(error, "worker_failures", {}) or {"controller": error}
+    rank, cause = next(iter(failures.items()))
+    last_line = str(cause).strip().splitlines()[-1]
+    return (
+        f"The workers failed {_RESTARTS + 1} times, the last time worker {rank} with: {last_line}. The checkpoints "
+        "are whole. Remove the cause (logs: /tmp/ray/session_latest/logs), then repeat the command: it continues."
+    )

@@ -1,0 +1,157 @@
+"""One training, resolved and checked: what a worker needs to know, before any worker starts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from shards.loader import Loader
+from shards.manifest import Manifest
+from shards.problem import DataProblem, UsageProblem
+from shards.reader import Reader
+from shards.store import digest_of
+from shards.views import Views
+from trainers.config import Command, TrainConfig, config_to_dict, identity
+
+TRAIN, VALID = "train", "valid"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A config with the places it works in; paths are absolute, since workers have folders of their own."""
+
+    config: TrainConfig[Any, Any]
+    dataset: Path
+    run: Path
+    workers: int
+    manifest: Manifest
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.run / "checkpoints"
+
+    @property
+    def stop_file(self) -> Path:
+        """Its presence asks the workers to end after this step, with a checkpoint."""
+        return self.run / "stop"
+
+    @property
+    def problem_file(self) -> Path:
+        """Where a worker leaves a problem that no restart can cure."""
+        return self.run / "problem.json"
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        return identity(self.config, self.manifest.fingerprint)
+
+    @cached_property
+    def steps_per_epoch(self) -> int:
+        return self.training().steps_per_epoch
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole training."""
+        return self.config.epochs * self.steps_per_epoch
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What a checkpoint's card says of its origin; `contract` is the manifest's entry of the column."""
+        return {
+            "config": config_to_dict(self.config),
+            "identity": self.identity,
+            "column": self.config.data.column,
+            "contract": self.manifest.features[self.config.data.column],
+            "dataset": {
+                "path": self.config.data.dataset,
+                "corpus": self.manifest.corpus,
+                "split": self.manifest.split,
+                "rendered": self.manifest.rendered,
+                "fingerprint": self.manifest.fingerprint,
+            },
+            "run": self.run.name,
+        }
+
+    def training(self, rank: int = 0, world: int = 1) -> Loader:
+        """This rank's part of the training batches."""
+        return self._loader(TRAIN, self.config.data.batch_examples, rank, world)
+
+    def validation(self, rank: int = 0, world: int = 1) -> Loader:
+        """This rank's part of the validation batches; a split smaller than a batch is one batch."""
+        reader = Reader(self.dataset / VALID, self.config.data.column)
+        return self._loader(VALID, min(self.config.data.batch_examples, len(reader)), rank, world, reader)
+
+    def _loader(self, split: str, batch_examples: int, rank: int, world: int, reader: Reader | None = None) -> Loader:
+        data = self.config.data
+        return Loader(
+            reader or Reader(self.dataset / split, data.column),
+            batch_examples=batch_examples,
+            seed=self.config.seed,
+            views=Views(count=2, frames=data.frames),
+            rank=rank,
+            world=world,
+            threads=data.prefetch_threads,
+        )
+
+
+def run_folder(config: TrainConfig[Any, Any]) -> Path:
+    """runs/SYSTEM-VARIANT-SIZE-DIGEST: the same training, the same folder. Raises DataProblem without a dataset."""
+    digest = digest_of(identity(config, _manifest(config).fingerprint))
+    return Path("runs") / f"{config.system}-{config.variant}-{config.size}-{digest[:8]}"
+
+
+def prepare(command: Command) -> Task:
+    """Check that the data fits the config, before anything is written. Raises DataProblem or UsageProblem."""
+    config = command.config
+    assert command.out is not None
+    dataset, run = Path(config.data.dataset).absolute(), command.out.absolute()
+    task = Task(config, dataset, run, command.workers, _manifest(config))
+    contract = _contract(dataset / TRAIN, config.data.column)
+    if _contract(dataset / VALID, config.data.column)["fingerprint"] != contract["fingerprint"]:
+        raise DataProblem(
+            f"{dataset / TRAIN} and {dataset / VALID} hold different columns '{config.data.column}', so the validation "
+            "loss would be of another input. Build both splits with one command."
+        )
+    _require_shapes(config, contract)
+    _require_division(config, command.workers)
+    assert task.steps and task.validation().steps_per_epoch  # raises DataProblem when a split cannot fill one batch
+    return task
+
+
+def _manifest(config: TrainConfig[Any, Any]) -> Manifest:
+    return Manifest.read(Path(config.data.dataset).absolute() / TRAIN)
+
+
+def _contract(folder: Path, column: str) -> Mapping[str, Any]:
+    reader = Reader(folder, column)
+    assert reader.feature  # raises DataProblem when this version computes something else by that name
+    return reader.manifest.features[column]
+
+
+def _require_shapes(config: TrainConfig[Any, Any], contract: Mapping[str, Any]) -> None:
+    if config.model.bands != contract["bands"]:
+        raise DataProblem(
+            f"{config.data.dataset} has {contract['bands']} bands in its column '{config.data.column}', the "
+            f"model takes {config.model.bands}, so it cannot read one example. Pass --model.bands "
+            f"{contract['bands']}, or build a column of {config.model.bands} bands."
+        )
+    if config.model.frames != config.data.frames:
+        raise UsageProblem(
+            f"data.frames={config.data.frames} and model.frames={config.model.frames} differ, so crops would not have "
+            "the length that the model is made for. Give both the same value."
+        )
+
+
+def _require_division(config: TrainConfig[Any, Any], workers: int) -> None:
+    parts = config.engine.accumulation_steps
+    if workers < 1 or workers > config.data.batch_examples:
+        raise UsageProblem(
+            f"{workers} workers cannot share a batch of {config.data.batch_examples} examples, so some would have "
+            "nothing to do. Give --workers at least 1 and at most the batch."
+        )
+    if parts > 1 and config.data.batch_examples % (workers * parts):
+        raise UsageProblem(
+            f"A batch of {config.data.batch_examples} examples does not divide into {parts} parts on each of {workers} "
+            "workers, so some examples would weigh more than others. Choose --data.batch-examples as a multiple of "
+            f"{workers * parts}."
+        )
