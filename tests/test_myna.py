@@ -1,0 +1,213 @@
+"""Myna is SimpleViT with masking before the patch embedding; numbers are the specification's."""
+
+import importlib.util
+from importlib.metadata import distribution
+from types import ModuleType
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load, save
+from torch import Tensor
+
+from shards.problem import UsageProblem
+from trainers.models.myna import Myna, MynaConfig, keep_tokens, sincos_positions
+from trainers.objectives.contrastive import ContrastiveConfig
+
+SMALL = MynaConfig(width=32, depth=2, heads=2, head_width=16, mlp_width=64)
+VERTICAL = MynaConfig(patch_bands=128, patch_frames=2, frames=98)
+any_seed = st.integers(-(2**63), 2**63 - 1)
+
+
+def mel_power(batch: int, frames: int = 96, seed: int = 0) -> Tensor:
+    """Positive values over the range of real mel power, 1e-6 to 1e4."""
+    generator = torch.Generator().manual_seed(seed)
+    return 10 ** torch.empty(batch, 128, frames).uniform_(-6, 4, generator=generator)
+
+
+def small(**changes: object) -> Myna:
+    torch.manual_seed(0)
+    return MynaConfig(**{**vars(SMALL), **changes}).build().eval()
+
+
+def parameters(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def simple_vit() -> ModuleType:
+    """vit-pytorch's module alone: its package would import torchvision, which has no build for every torch."""
+    path = distribution("vit-pytorch").locate_file("vit_pytorch/simple_vit.py")
+    spec = importlib.util.spec_from_file_location("simple_vit", str(path))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("config", [MynaConfig(), VERTICAL], ids=["base", "vertical"])
+def test_the_encoder_has_as_many_parameters_as_the_published_one(config):
+    assert parameters(config.build()) == 21_375_872
+
+
+def test_encoder_and_default_projector_have_as_many_parameters_as_the_published_file():
+    assert parameters(ContrastiveConfig().build(MynaConfig().build())) == 30_557_056
+
+
+def test_the_state_dict_has_the_published_keys_and_no_positions():
+    keys = MynaConfig().build().state_dict().keys()
+    assert len(keys) == 128
+    assert not any("pos_embedding" in key for key in keys)
+    assert {
+        "to_patch_embedding.2.weight",
+        "transformer.norm.bias",
+        "transformer.layers.11.0.to_qkv.weight",
+    } <= keys
+
+
+def test_weights_survive_a_round_trip_through_safetensors():
+    ours, copy = small(), small(log1p=False)
+    torch.nn.init.normal_(ours.to_patch_embedding[2].weight)
+    copy.load_state_dict(load(save(ours.state_dict())))
+    assert torch.equal(ours(mel_power(2)), copy(mel_power(2)))
+
+
+@pytest.mark.parametrize(("config", "tokens"), [(MynaConfig(), 48), (VERTICAL, 49)], ids=["base", "vertical"])
+def test_a_window_has_the_published_number_of_tokens_and_keeps_five(config, tokens):
+    assert config.tokens == tokens
+    assert keep_tokens(torch.zeros(1, dtype=torch.int64), tokens=tokens, mask_ratio=0.9).shape == (1, 5)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "kept"),
+    [(0.5, 24), (0.75, 12), (0.8, 10), (0.85, 8), (0.9, 5), (0.95, 3)],
+)
+def test_the_mask_ratio_is_truncated_as_published(ratio, kept):
+    assert keep_tokens(torch.arange(3), tokens=48, mask_ratio=ratio).shape == (3, kept)
+
+
+def test_positions_of_the_base_grid_are_the_published_sines_and_cosines():
+    positions = sincos_positions(8, 6, 384)
+    expected = torch.tensor([0.0, 1.0, 0.0, 1.0]).repeat_interleave(96)
+    assert torch.equal(positions[0], expected)
+    torch.testing.assert_close(positions[1, [0, 96, 192, 288]], torch.tensor([0.841471, 0.540302, 0.0, 1.0]))
+    torch.testing.assert_close(positions[6, [192, 287]], torch.tensor([0.841471, 1e-4]))
+    assert positions.sum().item() == pytest.approx(9134.262, abs=0.01)
+
+
+def test_positions_of_a_narrow_grid_are_the_published_ones():
+    expected = torch.tensor([0.841471, 1e-4, 0.540302, 1.0, 0.0, 0.0, 1.0, 1.0])
+    torch.testing.assert_close(sincos_positions(2, 3, 8)[1], expected)
+
+
+def test_masked_and_whole_windows_give_embeddings_of_the_same_width():
+    model = MynaConfig(depth=1).build()
+    keep = keep_tokens(torch.arange(2), tokens=48, mask_ratio=0.9)
+    assert model(mel_power(2)).shape == model(mel_power(2), keep).shape == (2, 384)
+
+
+def test_the_order_of_kept_tokens_does_not_change_the_embedding():
+    model, mel = small(), mel_power(4)
+    keep = keep_tokens(torch.arange(4), tokens=48, mask_ratio=0.9)
+    torch.testing.assert_close(model(mel, keep), model(mel, keep.flip(1)), atol=1e-5, rtol=0)
+
+
+def test_masking_nothing_equals_the_unmasked_encoder():
+    model, mel = small(), mel_power(4)
+    keep = keep_tokens(torch.arange(4), tokens=48, mask_ratio=0.0)
+    torch.testing.assert_close(model(mel, keep), model(mel), atol=1e-5, rtol=0)
+
+
+def test_a_hidden_patch_has_no_influence_at_all():
+    model, mel = small(), mel_power(1)
+    keep = torch.tensor([[0, 7, 47]])
+    elsewhere = mel.clone()
+    elsewhere[:, :16, 16:] = torch.nan  # row 0 of the grid without token 0
+    assert torch.equal(model(mel, keep), model(elsewhere, keep))
+
+
+def test_the_numbering_of_tokens_starts_at_the_lowest_bands_and_runs_along_time():
+    model, mel = small(), mel_power(1)
+    changed = mel.clone()
+    changed[:, 16:32, 80:96] *= 2 * mel_power(1, 16)[:, :16]  # grid row 1, last of 6 columns: token 11
+    for token in range(48):
+        keep = torch.tensor([[token]])
+        assert torch.equal(model(mel, keep), model(changed, keep)) == (token != 11)
+
+
+@pytest.mark.parametrize(("patch_bands", "patch_frames"), [(16, 16), (128, 2)], ids=["square", "vertical"])
+def test_the_encoder_computes_what_vit_pytorchs_simple_vit_computes_from_the_same_weights(patch_bands, patch_frames):
+    ours = small(patch_bands=patch_bands, patch_frames=patch_frames)
+    shape = {
+        "image_size": (128, 96),
+        "patch_size": (patch_bands, patch_frames),
+        "channels": 1,
+        "num_classes": 1,
+    }
+    theirs = simple_vit().SimpleViT(**shape, dim=32, depth=2, heads=2, mlp_dim=64, dim_head=16)
+    theirs.linear_head = torch.nn.Identity()
+    theirs.load_state_dict(ours.state_dict())
+    mel = mel_power(3)
+    torch.testing.assert_close(ours(mel), theirs(mel[:, None]), atol=1e-5, rtol=1e-5)
+
+
+def test_log1p_compresses_power_before_anything_else():
+    plain, compressed = small(), small(log1p=True)
+    assert torch.equal(compressed(mel_power(2)), plain(mel_power(2).log1p()))
+
+
+def test_more_frames_than_in_training_only_need_whole_patches():
+    assert small()(mel_power(1, frames=192)).shape == (1, 32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_a_half_precision_encoder_hears_power_that_float16_cannot_hold(dtype):
+    mel = 100 * mel_power(8)  # up to 1e6; float16 ends at 65,504
+    cosine = torch.cosine_similarity(small()(mel), small().to(dtype)(mel).float(), dim=-1)
+    assert cosine.min() > 0.999
+
+
+@given(st.lists(any_seed, min_size=1, max_size=6), st.integers(1, 60), st.floats(0, 0.99))
+def test_a_mask_depends_on_its_rows_seed_alone(seeds, tokens, ratio):
+    together = keep_tokens(torch.tensor(seeds), tokens=tokens, mask_ratio=ratio)
+    alone = [keep_tokens(torch.tensor([seed]), tokens=tokens, mask_ratio=ratio) for seed in seeds]
+    assert torch.equal(together, torch.cat(alone))
+    assert all(len(set(row)) == len(row) and set(row) <= set(range(tokens)) for row in together.tolist())
+
+
+@given(any_seed)
+def test_tokens_are_sorted_by_splitmix64_of_seed_and_token(seed):
+    hashes = [signed(splitmix64((seed + token * 0x9E3779B97F4A7C15) % 2**64)) for token in range(48)]
+    expected = sorted(range(48), key=hashes.__getitem__)[43:]
+    assert keep_tokens(torch.tensor([seed]), tokens=48, mask_ratio=0.9)[0].tolist() == expected
+
+
+def splitmix64(state: int) -> int:
+    """The generator's next output, as Vigna's reference code has it."""
+    bits = (state + 0x9E3779B97F4A7C15) % 2**64
+    bits = (bits ^ bits >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    bits = (bits ^ bits >> 27) * 0x94D049BB133111EB % 2**64
+    return bits ^ bits >> 31
+
+
+def signed(bits: int) -> int:
+    return bits - 2**64 if bits >= 2**63 else bits
+
+
+def test_every_token_is_kept_equally_often_even_from_consecutive_seeds():
+    keep = keep_tokens(torch.arange(20_000), tokens=48, mask_ratio=0.9)
+    expected = 20_000 * 5 / 48
+    chi_square = ((torch.bincount(keep.flatten(), minlength=48) - expected) ** 2 / expected).sum()
+    assert chi_square < 82.7  # 99.9 % point of 47 degrees of freedom
+
+
+@pytest.mark.gpu
+def test_masks_on_a_gpu_are_those_of_the_cpu():
+    seeds = torch.arange(1000) * 0x123456789ABCDEF
+    on_cpu = keep_tokens(seeds, tokens=48, mask_ratio=0.9)
+    assert torch.equal(keep_tokens(seeds.cuda(), tokens=48, mask_ratio=0.9).cpu(), on_cpu)
+
+
+@pytest.mark.parametrize("changes", [{"patch_bands": 17}, {"patch_frames": 7}, {"width": 30}, {"width": 4}])
+def test_a_shape_that_cannot_be_built_is_refused_with_its_values(changes):
+    with pytest.raises(UsageProblem, match="=?{}".format(*changes.values())):
+        MynaConfig(**changes)
