@@ -4,7 +4,6 @@ SHELL := /bin/bash
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 DASHBOARD_PORT ?= 8265
-# export, so that the set-up script and every command find them
 export PYTHON
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -24,7 +23,7 @@ lint: .venv/ready ## ruff and mypy
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-bench: .venv/ready ## paired benchmarks: a row each in tests/benchmarks/results.jsonl, and the table in README
+bench: .venv/ready ## paired benchmarks: a row each in tests/benchmarks/results.jsonl and in the README
 	@$(BIN)/python -m tests.benchmarks.run
 
 gpu: .venv/ready ## the tests that need a GPU

@@ -118,9 +118,14 @@ def _fail(message: str, code: int, command: Any, flags: set[str]) -> int:
 
 
 def _write_record(command: Any, result: dict[str, object]) -> None:
-    """RESULT.json beside the outputs: by it a scheduler judges success, whatever became of exit codes and logs."""
+    """RESULT.json beside the outputs: by it a scheduler judges success, whatever became of exit codes and logs.
+
+    A failure only replaces an earlier record: a command that was refused a folder leaves nothing there.
+    """
     out = getattr(command, "out", None)
     if out is None or not Path(out).is_dir() or getattr(command, "dry_run", False):
+        return
+    if result["status"] != "ok" and not (Path(out) / "RESULT.json").is_file():
         return
     from shards.store import write_json
 

@@ -9,8 +9,10 @@ the head that `up` started from the same folder, and no other Ray of this machin
 import argparse
 import json
 import os
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -54,8 +56,21 @@ def down(folder: Path) -> bool:
         psutil.wait_procs([head], timeout=STOP_SECONDS)
         for process in psutil.wait_procs(family, timeout=5)[1]:
             process.kill()
+    _forget_address()
     _state(folder).unlink(missing_ok=True)
     return head is not None
+
+
+def _forget_address() -> None:
+    """Remove Ray's note of this machine's cluster if nobody answers there: the next local Ray would try to join it."""
+    note = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir()), "ray", "ray_current_cluster")
+    try:
+        host, _, port = note.read_text().rpartition(":")
+        socket.create_connection((host, int(port)), timeout=2).close()
+    except FileNotFoundError:
+        return
+    except OSError:
+        note.unlink(missing_ok=True)
 
 
 def _ensure_token() -> None:

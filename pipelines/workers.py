@@ -2,11 +2,14 @@
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from shards.problem import DataProblem, EnvironmentProblem, RunFailed
+
+_CONNECT_SECONDS = 10
 
 
 def run_tasks(function: Callable[[Any], Any], tasks: Sequence[Any], *, workers: int) -> Iterator[Any]:
@@ -60,31 +63,41 @@ def _raised_or_returned(outcome: tuple[int | None, Any]) -> Any:
 
 @contextmanager
 def _ray(workers: int) -> Iterator[None]:
-    """Connect to the cluster of RAY_ADDRESS, or start a local one with a slot for every worker and stop it again."""
+    """Connect to the cluster of RAY_ADDRESS, or start a local one with a slot for every worker and end it again."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_DEDUP_LOGS", "1")
     import ray
     import ray.data
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    address = os.environ.get("RAY_ADDRESS")
-    if ray.is_initialized():
-        yield
-        return
+    address = os.environ.get("RAY_ADDRESS", "")
+    _require_reachable(address)
+    local: dict[str, Any] = {} if address else {"num_cpus": workers, "include_dashboard": False}
     try:
-        if address:
-            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
-        else:
-            ray.init(num_cpus=workers, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        raise EnvironmentProblem(
-            f"No Ray head answers at {address or 'this machine'} ({str(error).splitlines()[0]}), so no task was "
-            "started. Start one (make cluster-up), or unset RAY_ADDRESS to use this machine alone."
-        ) from error
+        ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **local)
+    except (ConnectionError, TimeoutError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise EnvironmentProblem(_no_head(address or "local Ray", str(error).partition("\n")[0])) from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _require_reachable(address: str) -> None:
+    """Ray itself would try for minutes. An address without a port, such as `auto`, is Ray's to look up."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+    except OSError as error:
+        raise EnvironmentProblem(_no_head(address, str(error))) from error
+
+
+def _no_head(address: str, cause: str) -> str:
+    return (
+        f"No Ray head answers at {address} ({cause}), so no task was started. Start one (make cluster-up), or unset "
+        "RAY_ADDRESS to use this machine alone."
+    )
 
 
 def _worker_lost(error: Exception) -> str:

@@ -34,10 +34,16 @@ def browser(*, width: int = 1700, height: int = 1000) -> Iterator[Chrome]:
 def screenshot(url: str, path: Path, *, expect: str, width: int = 1700, height: int = 1000) -> None:
     """Save a picture of the page once it shows the text `expect`."""
     with browser(width=width, height=height) as driver:
-        driver.get(url)
+        visit(driver, url)
         await_text(driver, expect)
         path.parent.mkdir(parents=True, exist_ok=True)
         driver.save_screenshot(str(path))
+
+
+def visit(driver: Chrome, url: str) -> None:
+    """Open a page from scratch: a change behind the # alone would leave parts of the page before it."""
+    driver.get("about:blank")
+    driver.get(url)
 
 
 def await_text(driver: Chrome, text: str, *, seconds: float = 60.0) -> None:

@@ -157,7 +157,7 @@ def test_broken_recordings_are_rejected_with_their_reasons_and_all_others_kept(c
     without_pitch = next(notes)
     del entries[without_pitch.stem]["pitch"]
     examples.write_text(json.dumps(entries))
-    reasons[without_pitch.name] = "pitch"
+    reasons["examples.json"] = f"'{without_pitch.stem}': it has no pitch"
 
     result = sonograph("build", "nsynth", "--root", corpus, "--out", tmp_path / "out")
 
@@ -203,7 +203,7 @@ def test_broken_metadata_is_named(corpus: Path, tmp_path: Path):
 
 def test_an_unknown_corpus_or_feature_offers_the_nearest(corpus: Path, tmp_path: Path):
     refused(build(corpus, tmp_path / "out", corpus="nsint"), 2, "Did you mean nsynth?")
-    refused(build(corpus, tmp_path / "out", "--features", "mall"), 2, "Did you mean mel?")
+    refused(build(corpus, tmp_path / "out", "--features", "mell"), 2, "Did you mean mel?")
     refused(build(corpus, tmp_path / "out", "--featurs", "mel"), 2, "--features")
 
 

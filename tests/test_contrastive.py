@@ -147,32 +147,32 @@ def test_settings_that_leave_nothing_to_compare_are_refused(changes):
         ContrastiveConfig(**changes)
 
 
-@pytest.mark.parametrize("examples", [8, 7, 5], ids=["divides", "one_padding_row", "unequal_shares"])
-def test_two_processes_find_the_loss_and_gradients_of_one(tmp_path, examples):
+@pytest.fixture(scope="module")
+def shares(tmp_path_factory: pytest.TempPathFactory) -> list[dict[int, dict]]:
+    """What each of two processes finds for global batches of 8, 7 and 5 examples."""
+    folder = tmp_path_factory.mktemp("shares")
+    multiprocessing.spawn(_find_shares, args=(folder,), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+@pytest.mark.parametrize("examples", [8, 7, 5], ids=["divides", "one_padding_row", "unequal_padding"])
+def test_two_processes_find_the_loss_and_gradients_of_one(shares, examples):
     whole, gradients, metrics = loss_and_gradients(objective(), batch_of(examples))
-    multiprocessing.spawn(_share_of_two, args=(examples, tmp_path), nprocs=2)
-    shares = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
-    torch.testing.assert_close((shares[0]["loss"] + shares[1]["loss"]) / 2, whole, atol=1e-5, rtol=0)
-    torch.testing.assert_close(
-        (shares[0]["gradients"] + shares[1]["gradients"]) / 2,
-        gradients,
-        atol=1e-5,
-        rtol=0,
-    )
-    for share in shares:
+    first, second = (share[examples] for share in shares)
+    torch.testing.assert_close((first["loss"] + second["loss"]) / 2, whole, atol=1e-5, rtol=0)
+    torch.testing.assert_close((first["gradients"] + second["gradients"]) / 2, gradients, atol=1e-5, rtol=0)
+    for share in (first, second):
         torch.testing.assert_close(share["metrics"], metrics, atol=1e-5, rtol=0)
 
 
-def _share_of_two(rank: int, examples: int, folder: Path) -> None:
+def _find_shares(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    own = torch.arange(rank, examples, 2)
-    padded = torch.nn.functional.pad(own, (0, math.ceil(examples / 2) - len(own)), value=-1)
-    # Five examples: let one rank hold two padding rows, so that shares of the loss are far from equal.
-    padded = torch.nn.functional.pad(padded, (0, 1), value=-1) if examples == 5 else padded
-    loss, gradients, metrics = loss_and_gradients(objective(), rows_of(batch_of(examples), padded))
-    torch.save(
-        {"loss": loss, "gradients": gradients, "metrics": metrics},
-        folder / f"{rank}.pt",
-    )
+    rows = {8: [[0, 2, 4, 6], [1, 3, 5, 7]], 7: [[0, 2, 4, 6], [1, 3, 5, -1]], 5: [[0, 1, 2, 3], [4, -1, -1, -1]]}
+    found = {}
+    for examples, by_rank in rows.items():
+        share = rows_of(batch_of(examples), torch.tensor(by_rank[rank]))
+        loss, gradients, metrics = loss_and_gradients(objective(), share)
+        found[examples] = {"loss": loss, "gradients": gradients, "metrics": metrics}
+    torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()

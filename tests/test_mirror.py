@@ -183,9 +183,8 @@ def test_without_its_state_file_a_run_finds_its_mlflow_run_again(address, run):
     assert history(address) == [(1, 1.0), (2, 2.0)]
 
 
-def test_a_server_that_is_absent_then_killed_then_back_has_the_undisturbed_history(tmp_path, run, monkeypatch):
+def test_a_server_that_is_absent_then_killed_then_back_has_the_undisturbed_history(address, run, monkeypatch):
     port = unused_port()
-    database = f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
     steps = itertools.count()
 
@@ -195,15 +194,15 @@ def test_a_server_that_is_absent_then_killed_then_back_has_the_undisturbed_histo
 
     with mirror(run.folder, experiment="test", run_name="r", wait_seconds=60.0) as link:
         train(100)
-        with server(database, port) as pages:
+        with server(address, port) as pages:
             until(lambda: link.waiting == 0)
             train(100)
             os.killpg(pages.process.pid, signal.SIGKILL)
         train(100)
-        with server(database, port):
+        with server(address, port):
             link.close(60.0)
             assert link.waiting == 0
-    assert history(database) == [(step, step / 2) for step in range(300)]
+    assert history(address) == [(step, step / 2) for step in range(300)]
 
 
 def test_what_an_absent_server_missed_is_uploaded_by_sync(address, run, monkeypatch, capsys):
@@ -212,7 +211,7 @@ def test_what_an_absent_server_missed_is_uploaded_by_sync(address, run, monkeypa
         run.metrics(1, {"train/loss": 1.0})
     assert link.summary == f"3 records wait in {run.folder}; upload them with: sonograph sync {run.folder}"
     with pytest.raises(EnvironmentProblem, match="3 records keep waiting"):
-        until(lambda: sync(Sync((run.folder,)))["metrics"] is None)
+        until(lambda: sync(Sync((run.folder,)))["metrics"] is None)  # once the mirror's last attempt is over
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     assert sync(Sync((run.folder,)))["metrics"] == {"runs": 1, "records": 3}
@@ -250,10 +249,10 @@ def test_a_slow_server_neither_slows_a_training_nor_keeps_its_process(slow_serve
     training_seconds, closing_seconds, summary = (driver.stdout.readline() for _ in range(3))
     said = time.monotonic()
     driver.communicate(timeout=60)
-    assert float(training_seconds) < 200 * 0.005 + 1.5
-    assert float(closing_seconds) < 2
+    assert float(training_seconds) < 200 * 0.005 + 4  # one answer takes 10
+    assert float(closing_seconds) < 5
     assert "204 records wait" in summary
-    assert time.monotonic() - said < 5
+    assert time.monotonic() - said < 8
 
 
 def test_a_record_that_mlflow_refuses_keeps_no_other_from_arriving(address, run, caplog):

@@ -201,6 +201,7 @@ def test_every_token_is_kept_equally_often_even_from_consecutive_seeds():
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_masks_on_a_gpu_are_those_of_the_cpu():
     seeds = torch.arange(1000) * 0x123456789ABCDEF
     on_cpu = keep_tokens(seeds, tokens=48, mask_ratio=0.9)

@@ -1,4 +1,4 @@
-"""The render command, by its own words, in child processes that may be killed."""
+"""What is planned to be rendered, and the command that does it, in child processes that may be killed."""
 
 import json
 import os
@@ -7,10 +7,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from pipelines.corpora.nsynth import FAMILIES, VELOCITIES, planned_notes
+from pipelines.recording import SPLITS
+from shards.problem import UsageProblem
 from tests.command import REPOSITORY, sonograph
 
 GENUINE = Path(__file__).parent / "data" / "nsynth"
@@ -27,6 +33,44 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess
 
 def notes(root: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in root.rglob("*") if path.is_file() and path.name != "RESULT.json"}
+
+
+@settings(max_examples=15)
+@given(notes=st.integers(33, 2_000), seed=st.integers(0, 2**32))
+def test_a_plan_has_every_family_in_every_split_and_no_instrument_in_two(notes: int, seed: int):
+    planned = planned_notes(notes, seed)
+    assert len({note.name for note in planned}) == len({note.entry["note"] for note in planned}) == notes
+    for split in SPLITS:
+        counts = Counter(note.entry["instrument_family_str"] for note in planned if note.split == split)
+        assert set(counts) == set(FAMILIES)
+        assert max(counts.values()) - min(counts.values()) <= 1
+    homes = {(note.entry["instrument"], note.entry["instrument_str"], note.split) for note in planned}
+    assert len({home[0] for home in homes}) == len({home[1] for home in homes}) == len(homes)
+    assert {note.entry["velocity"] for note in planned} <= set(VELOCITIES)
+
+
+def test_the_default_corpus_probes_over_a_thousand_notes_of_many_unseen_instruments():
+    planned = planned_notes(5_000, 0)
+    assert Counter(note.split for note in planned) == {"train": 3_500, "valid": 400, "test": 1_100}
+    assert len({note.entry["instrument"] for note in planned if note.split == "test"}) > 100
+
+
+def test_another_seed_gives_other_notes_of_the_same_presets_in_the_same_splits():
+    first, second = planned_notes(5_000, 0), planned_notes(5_000, 1)
+    assert {note.name for note in first} != {note.name for note in second}
+    homes = {(note.tone.bank, note.tone.program, note.split) for note in first + second}
+    assert len(homes) == len({home[:2] for home in homes})
+
+
+@pytest.mark.parametrize("notes", [-1, 0, 32, 40_001])
+def test_a_number_of_notes_that_cannot_be_had_is_a_usage_problem(notes: int):
+    with pytest.raises(UsageProblem, match="Pass --notes between 33 and 40,000"):
+        planned_notes(notes, 0)
+
+
+def test_the_largest_corpus_has_names_of_three_digits():
+    planned = planned_notes(40_000, 0)
+    assert {len(str(note.entry["instrument_str"]).rsplit("_", 1)[1]) for note in planned} == {3}
 
 
 def test_the_command_ends_with_the_folder_and_a_record_of_what_is_in_it(rendered):

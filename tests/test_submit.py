@@ -18,6 +18,7 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
+from cluster.head import down
 from cluster.problem import ClusterProblem
 from cluster.submit import job_environment, stable_name
 from cluster.upload import MAX_UPLOAD_BYTES, upload_of
@@ -65,15 +66,15 @@ def head() -> Iterator[Head]:
     ]
     started = Head(home, f"http://127.0.0.1:{dashboard}")
     up = [sys.executable, "-m", "cluster.head", "up", "--folder", home / "state", "--dashboard-port", str(dashboard)]
-    down = [sys.executable, "-m", "cluster.head", "down", "--folder", home / "state"]
+    stop = [sys.executable, "-m", "cluster.head", "down", "--folder", home / "state"]
     try:
         subprocess.run([*up, "--", *options], cwd=ROOT, env=started.environment(), check=True)
         yield started
-        stopped = subprocess.run(down, cwd=ROOT, env=started.environment(), capture_output=True, text=True)
+        stopped = subprocess.run(stop, cwd=ROOT, env=started.environment(), capture_output=True, text=True)
         assert stopped.stdout == "stopped the head\n"
         assert [process for process in psutil.process_iter() if is_below(process, home)] == []
     finally:
-        subprocess.run(down, cwd=ROOT, env=started.environment(), capture_output=True)
+        subprocess.run(stop, cwd=ROOT, env=started.environment(), capture_output=True)
         shutil.rmtree(home, ignore_errors=True)
 
 
@@ -188,6 +189,19 @@ def test_a_head_that_is_absent_is_named_with_the_way_to_start_one(folder: Path):
     assert absent.address in result.stderr
     assert "make cluster-up" in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("is_alive", [True, False])
+def test_only_the_note_of_a_dead_head_is_removed(is_alive: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    note = tmp_path / "ray" / "ray_current_cluster"
+    note.parent.mkdir()
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        note.write_text(f"127.0.0.1:{server.getsockname()[1]}")
+        if not is_alive:
+            server.close()
+        assert not down(tmp_path / "state")
+    assert note.exists() == is_alive
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from safetensors import SafetensorError
@@ -30,9 +30,11 @@ from trainers.global_batch import rank, world_size
 log = logging.getLogger(__name__)
 FORMAT, VERSION = "sonograph-checkpoint", 1
 CARD, WEIGHTS, ENGINE, BEST = "card.json", "model.safetensors", "engine", "best.json"
+_TORCH_WRITER = "inline_container"  # the source file that torch.save's errors name
 _MODEL_PREFIX = "model."  # where an objective holds the model that it trains
 
 
+@runtime_checkable
 class Trainee(Protocol):
     """What a checkpoint keeps; trainers/engine.py has it. All ranks call these methods together."""
 
@@ -258,6 +260,8 @@ def _disk_errors_explained(final: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and _TORCH_WRITER not in str(error):
+            raise  # a collective whose neighbour is lost
         free_mib = shutil.disk_usage(final.parents[1]).free / 2**20
         raise EnvironmentProblem(
             f"{final} could not be written: {str(error).splitlines()[0]} ({free_mib:,.0f} MiB are free there). The "

@@ -61,6 +61,9 @@ class DataConfig:
     prefetch_threads: int = 1
     """Threads of each worker that read ahead."""
 
+    def __post_init__(self) -> None:
+        _require_counts(self, "batch_examples", "frames", "prefetch_threads")
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:
@@ -95,6 +98,9 @@ class EngineConfig:
     clip_norm: float | None = None
     """Largest norm of the whole gradient."""
 
+    def __post_init__(self) -> None:
+        _require_counts(self, "accumulation_steps")
+
 
 @dataclass(frozen=True)
 class TrainConfig(Generic[Model, Objective]):
@@ -118,6 +124,9 @@ class TrainConfig(Generic[Model, Objective]):
     """Steps between checkpoints, each with a validation loss."""
     keep_checkpoints: int = 3
     """Newest checkpoints kept, besides the best one."""
+
+    def __post_init__(self) -> None:
+        _require_counts(self, "epochs", "log_every_steps", "save_every_steps", "keep_checkpoints")
 
     @property
     def name(self) -> str:
@@ -202,6 +211,12 @@ def parse(words: list[str]) -> Command:
             f"--resume {resumed} continues that run, which --fresh and --out contradict. Leave them out."
         )
     return command
+
+
+def _require_counts(part: object, *names: str) -> None:
+    for name in names:
+        if getattr(part, name) < 1:
+            raise UsageProblem(f"{name}={getattr(part, name)} leaves nothing to do; it must be at least 1.")
 
 
 def _overridden(command: Command, options: list[str]) -> Command:
@@ -334,7 +349,7 @@ def _help(config: TrainConfig[Any, Any]) -> str:
     groups = [_options(type(part), part, f"{name}.") for name, part in parts if is_dataclass(part)]
     return "\n".join(
         [
-            f"{_summary(config.name)} Values are those of --size {config.size}.",
+            f"{_summary(config.name)} Defaults are those of --size {config.size}.",
             f"usage: sonograph train {config.name} [--size {'|'.join(SIZES)}] [--resume RUN] [options]",
             _options(Command, Command(config), ""),
             _options(TrainConfig, config, ""),

@@ -16,9 +16,9 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 
-from shards.problem import EnvironmentProblem
 from shards.store import write_json
 from trainers.mlflow_store import (
     STORE_ERRORS,
@@ -32,7 +32,7 @@ from trainers.mlflow_store import (
     weight,
 )
 from trainers.redaction import redacted_text
-from trainers.tracking import Event, Run, events
+from trainers.tracking import LOG, Event, Run, events
 
 STATE = "mlflow.json"
 _POLL_SECONDS, _LONGEST_PAUSE_SECONDS, _MACHINE_SECONDS = 2.0, 60.0, 15.0
@@ -96,11 +96,11 @@ class Replay:
             if self._connection is None:
                 self._connect()
                 self._retry_aside()
-        except (EnvironmentProblem, *STORE_ERRORS) as error:
+        except STORE_ERRORS as error:
             raise Unreachable(first_line(error)) from error
         for batch in batches(events(self._folder, self._progress.offset)):
-            self._send(batch)
-            self._save(replace(self._progress, offset=batch[-1].end))
+            aside = (*self._progress.aside, *self._send(batch))
+            self._save(replace(self._progress, offset=batch[-1].end, aside=aside))
 
     def _connect(self) -> None:
         store, known = MlflowStore(self._address), self._progress
@@ -112,28 +112,23 @@ class Replay:
         self._save(replace(known, url=store.link(place)))
 
     def _retry_aside(self) -> None:
-        aside, self._progress = self._progress.aside, replace(self._progress, aside=())
-        for start in aside:
-            self._send([next(events(self._folder, start))])
-        self._save(self._progress)
+        again = [event for start in self._progress.aside for event in islice(events(self._folder, start), 1)]
+        self._save(replace(self._progress, aside=tuple(start for event in again for start in self._send([event]))))
 
-    def _send(self, batch: Sequence[Event]) -> None:
+    def _send(self, batch: Sequence[Event]) -> list[int]:
+        """Send events together, or one by one when MLflow refuses one of them; returns where refused ones start."""
         assert self._connection is not None
         store, place = self._connection
         try:
             store.send(place, self._folder, batch)
         except _BAD_EVENT as error:
-            if not store.answers(place):
+            if not store.refuses(error, place):
                 raise Unreachable(first_line(error)) from error
-            if len(batch) == 1:
-                self._set_aside(batch[0], error)
-            else:
-                for event in batch:
-                    self._send([event])
-
-    def _set_aside(self, event: Event, error: Exception) -> None:
-        logger.warning("mlflow refused a record (%s): %s; it stays in %s", event.kind, first_line(error), self._folder)
-        self._progress = replace(self._progress, aside=(*self._progress.aside, event.start))
+            if len(batch) > 1:
+                return [start for event in batch for start in self._send([event])]
+            logger.warning("mlflow refused a record (%s): %s; it stays in %s", batch[0].kind, first_line(error), LOG)
+            return [batch[0].start]
+        return []
 
     def _save(self, progress: Progress) -> None:
         self._progress = progress
@@ -147,7 +142,7 @@ class Mirror:
         self._run, self._address = run, address
         self._closing = threading.Event()
         self._pause_seconds, self._measured = 0.0, time.monotonic()
-        self._machine = Machine()
+        self._machine, self._start_seconds = Machine(), identity(run.folder).start_ms / 1000
         self._thread = threading.Thread(target=self._work, name="mirror", daemon=True)
         self._thread.start()
 
@@ -167,7 +162,7 @@ class Mirror:
         if (waiting := self.waiting) > 0:
             folder = _shown(self._run.folder)
             return f"{waiting:,} records wait in {folder}; upload them with: sonograph sync {folder}"
-        return self.url if self._address.startswith("http") else f"{self.url} (start the pages with: sonograph ui)"
+        return self._page()
 
     def close(self, wait_seconds: float) -> None:
         """Send what is left, for at most `wait_seconds`, and say what could not be sent."""
@@ -197,12 +192,14 @@ class Mirror:
         """Every now and then, how busy this machine is; the step is in seconds since the run began."""
         if time.monotonic() - self._measured > _MACHINE_SECONDS:
             self._measured = time.monotonic()
-            age_seconds = int(time.time() - identity(self._run.folder).start_ms / 1000)
-            self._run.metrics(age_seconds, self._machine.measure())
+            self._run.metrics(int(time.time() - self._start_seconds), self._machine.measure())
+
+    def _page(self) -> str:
+        return self.url if self._address.startswith("http") else f"{self.url} (start the pages with: sonograph ui)"
 
     def _recovered(self) -> None:
         if self._pause_seconds != _POLL_SECONDS:
-            logger.info("mlflow  %s", self.url)
+            logger.info("mlflow  %s", self._page())
         self._pause_seconds = _POLL_SECONDS
 
     def _failed(self, error: Exception) -> None:
@@ -244,11 +241,14 @@ def sole_replay(folder: Path, address: str) -> Iterator[Replay]:
 
 def identity(folder: Path) -> Identity:
     """Who the run of a folder is, from its log; a run without title is shown under its folder's name."""
-    first = {event.kind: event for event in reversed(list(events(folder)))}
-    run, title = first["run"], first["title"].fields if "title" in first else {}
-    return Identity(
-        run.fields["id"], title.get("experiment", "sonograph/runs"), title.get("name", folder.name), run.time_ms
-    )
+    found: dict[str, Event] = {}
+    for event in events(folder):
+        found.setdefault(event.kind, event)
+        if "title" in found:  # the second line of a mirrored run: no need to read on
+            break
+    run, title = found["run"], found["title"].fields if "title" in found else {}
+    experiment, name = title.get("experiment", "sonograph/runs"), title.get("name", folder.name)
+    return Identity(run.fields["id"], experiment, name, run.time_ms)
 
 
 def batches(waiting: Iterable[Event]) -> Iterator[list[Event]]:

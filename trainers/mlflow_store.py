@@ -9,14 +9,16 @@ import json
 import logging
 import os
 import shutil
+import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from shards.problem import DataProblem, EnvironmentProblem
-from shards.store import PARTIAL, write_json
+from shards.store import PARTIAL, digest_of, whole_file, write_json
 from shards.words import nearest
 from trainers.redaction import redacted_text
 from trainers.tracking import Event
@@ -95,14 +97,22 @@ def store_address() -> str:
 
 
 class MlflowStore:
-    """A connection to one MLflow store; opening the first one on a new SQLite file creates its schema."""
+    """A connection to one MLflow store."""
 
     def __init__(self, address: str) -> None:
+        """Open the store, a SQLite file with its schema; no server is asked yet. Raises EnvironmentProblem."""
         self.address = address
         self._database = _sqlite_file(address)
-        if self._database is not None:
-            _prepare(self._database, address)
-        self._client = MlflowClient(address, address)
+        try:
+            if self._database is not None:
+                _require_database(self._database)
+            self._client = MlflowClient(address, address)
+        except Exception as error:  # MLflow lets those of sqlite, SQLAlchemy and alembic through
+            raise EnvironmentProblem(
+                f"{redacted_text(address)} cannot be used as MLflow's store: {first_line(error)}. Runs go on without "
+                "it, but nothing can be shown or registered. If an older MLflow wrote it: mlflow db upgrade "
+                f"{redacted_text(address)}. Else move it away: a new one is made, and sonograph sync fills it."
+            ) from error
 
     def attach(self, who: Identity, known: Place | None) -> Place:
         """Find the run of this identity, or create it; a run that was deleted in MLflow is created anew."""
@@ -115,8 +125,10 @@ class MlflowStore:
         run = self._client.create_run(experiment_id, who.start_ms, {RUN_TAG: who.run}, who.name)
         return Place(experiment_id, run.info.run_id)
 
-    def answers(self, place: Place) -> bool:
-        """Whether the store works at all: tells a refused event from a store that is away."""
+    def refuses(self, error: Exception, place: Place) -> bool:
+        """Whether an event is at fault for this error: the store is neither busy nor away."""
+        if isinstance(error, MlflowException) and error.error_code == "TEMPORARILY_UNAVAILABLE":
+            return False
         try:
             self._client.get_run(place.run_id)
         except STORE_ERRORS:
@@ -144,7 +156,8 @@ class MlflowStore:
             version = self._model_version(reference)
             source = self._client.get_model_version_download_uri(version.name, version.version)
             local = Path(source.removeprefix("file://"))
-            return local if local.is_dir() else self._downloaded(source, cache / f"{version.name}-{version.version}")
+            place = cache / digest_of(self.address)[:8] / f"{version.name}-{version.version}"
+            return local if local.is_dir() else self._downloaded(source, place)
         except STORE_ERRORS as error:
             raise EnvironmentProblem(
                 f"{redacted_text(self.address)} did not hand out {reference} ({first_line(error)}), so there is no "
@@ -197,9 +210,10 @@ class MlflowStore:
         tags = [RunTag(*setting) for setting in _settings(events, "tags", _LONGEST_TAG)]
         for start in range(0, len(metrics), VALUES_PER_CALL):
             self._client.log_batch(place.run_id, metrics=metrics[start : start + VALUES_PER_CALL])
-        for start in range(0, max(len(params), len(tags)), _SETTINGS_PER_CALL):
-            part = slice(start, start + _SETTINGS_PER_CALL)
-            self._client.log_batch(place.run_id, params=params[part], tags=tags[part])
+        for start in range(0, len(params), _SETTINGS_PER_CALL):
+            self._client.log_batch(place.run_id, params=params[start : start + _SETTINGS_PER_CALL])
+        for start in range(0, len(tags), _SETTINGS_PER_CALL):
+            self._client.log_batch(place.run_id, tags=tags[start : start + _SETTINGS_PER_CALL])
 
 
 class Machine:
@@ -244,22 +258,19 @@ def _sqlite_file(address: str) -> Path | None:
     return Path(address.removeprefix("sqlite:///")).absolute() if address.startswith("sqlite:///") else None
 
 
-def _prepare(database: Path, address: str) -> None:
-    """Create or check the schema, one process at a time: alembic breaks when several create it at once."""
-    try:
-        database.parent.mkdir(parents=True, exist_ok=True)
-        with database.with_suffix(".lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            new = not database.exists()
-            client = MlflowClient(address, address)
-            if new:
-                client.delete_experiment("0")  # the empty `Default` that MLflow puts into a new store
-    except Exception as error:  # MLflow lets those of sqlite, SQLAlchemy and alembic through
-        raise EnvironmentProblem(
-            f"{database} cannot be used as MLflow's store: {first_line(error)}. Runs go on without it, but nothing can "
-            f"be shown or registered. If an older MLflow wrote it: mlflow db upgrade {address}. Else move it away and "
-            "repeat: a new one is made, and sonograph sync fills it."
-        ) from error
+def _require_database(path: Path) -> None:
+    """Make the file with MLflow's schema, whole or not at all: two processes that migrate one file at once break it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if path.exists():
+            return
+        draft = path.with_name(f".{path.name}{PARTIAL}draft")
+        draft.unlink(missing_ok=True)
+        MlflowClient(f"sqlite:///{draft}").delete_experiment("0")  # the empty `Default` that MLflow puts into a new one
+        with closing(sqlite3.connect(draft)) as made, whole_file(path) as file:
+            file.write(made.serialize())
+        draft.unlink()
 
 
 def _metrics(event: Event) -> list[Metric]:

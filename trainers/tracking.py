@@ -215,7 +215,7 @@ class Run:
     def _point(self, kind: str, step: int, values: dict[str, float | str]) -> None:
         if values:
             self._remember(Event(kind, 0, {"step": step, "values": values}, 0, 0))
-            self._append(kind, step=step, values=values)
+            self._append(kind, step=int(step), values=values)
 
     def _remember(self, event: Event) -> None:
         if event.kind in self._settings:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -136,6 +136,7 @@ def require_finite(metrics: Mapping[str, float], batch: Batch, step: int) -> Non
     )
 
 
+@runtime_checkable
 class Narrator(Protocol):
     """What the loop tells; only rank 0 writes it down."""
 

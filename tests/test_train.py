@@ -1,0 +1,287 @@
+"""Training by the real command: killed, stopped and continued without a trace in its numbers; bad input explained."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from torch import distributed as dist
+from torch import multiprocessing
+
+from shards.problem import DataProblem, EnvironmentProblem, RunFailed, UsageProblem
+from tests.bumps import write_bumps, write_split
+from tests.command import REPOSITORY, sonograph
+from tests.corpus import write_noise_dataset
+from trainers import checkpoint
+from trainers.config import Command, load
+from trainers.driver import set_aside, settle, sole_trainer
+from trainers.task import Task, prepare, run_folder
+from trainers.tracking import curves, events
+from trainers.train import COMMAND, main, work
+
+EXAMPLES, BATCH_EXAMPLES = 24, 8
+DEBUG = ["train", "myna:base", "--size", "debug"]
+
+
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory) -> Path:
+    """A dataset of three steps an epoch."""
+    folder = tmp_path_factory.mktemp("noise")
+    for split, examples in (("train", EXAMPLES), ("valid", 6)):
+        write_noise_dataset(folder / split, examples, samples=50_000)
+    return folder
+
+
+def command_of(dataset: Path, out: Path, *words: str) -> Command:
+    return COMMAND(["myna:base", "--size", "debug", "--data.dataset", str(dataset), "--out", str(out), *words])
+
+
+def task_of(dataset: Path, out: Path, *words: str) -> Task:
+    out.mkdir(exist_ok=True)
+    return prepare(command_of(dataset, out, *words))
+
+
+def prepared_run(dataset: Path, out: Path) -> Task:
+    """A task in a run folder that the command has settled in."""
+    task = task_of(dataset, out)
+    settle(task)
+    return task
+
+
+def losses(run: Path) -> dict[int, float]:
+    return curves(run)["train/loss"]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return dict(checkpoint.open_model(sorted((run / "checkpoints").glob("step-*"))[-1])[0].state_dict())
+
+
+def in_two_processes(task: Task) -> None:
+    multiprocessing.spawn(_one_of_two, args=(task,), nprocs=2)
+
+
+def _one_of_two(rank: int, task: Task) -> None:
+    torch.set_num_threads(1)
+    os.environ["LOCAL_RANK"] = str(rank)
+    dist.init_process_group("gloo", init_method=f"file://{task.run}/rendezvous", rank=rank, world_size=2)
+    work(task)
+    dist.destroy_process_group()
+    (task.run / "rendezvous").unlink(missing_ok=True)
+
+
+def test_training_learns_and_points_to_the_checkpoint_of_the_lowest_validation_loss(tmp_path):
+    write_bumps(tmp_path / "bumps", examples={"train": 48, "valid": 16}, classes=16, frames=112)
+    task = task_of(tmp_path / "bumps", tmp_path / "run", "--epochs", "20", "--save-every-steps", "20")
+    assert work(task) == task.steps == 120
+    validation = curves(task.run)["valid/loss"]
+    assert list(validation) == [20, 40, 60, 80, 100, 120]
+    assert validation[120] < validation[20]
+    best = json.loads((task.checkpoints / "best.json").read_bytes())
+    assert best["validation_loss"] == min(validation.values()) == validation[best["step"]]
+
+
+def test_a_training_that_was_stopped_continues_with_the_same_numbers(noise, tmp_path):
+    whole, halves = (task_of(noise, tmp_path / name, "--epochs", "4") for name in ("whole", "halves"))
+    work(whole)
+    halves.stop_file.touch()  # ends after one step, with a checkpoint
+    assert work(halves) == 1
+    halves.stop_file.unlink()
+    assert work(halves) == 12
+    assert losses(halves.run) == losses(whole.run)
+    torch.testing.assert_close(weights(halves.run), weights(whole.run), rtol=0, atol=0)
+
+
+def test_another_number_of_workers_continues_in_the_same_order(noise, tmp_path):
+    one, mixed = (task_of(noise, tmp_path / name, "--epochs", "2", "--workers", "2") for name in ("one", "mixed"))
+    work(one)
+    mixed.stop_file.touch()
+    work(mixed)
+    mixed.stop_file.unlink()
+    in_two_processes(mixed)
+    assert losses(mixed.run) == pytest.approx(losses(one.run), rel=1e-4)
+    torch.testing.assert_close(weights(mixed.run), weights(one.run), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method`")  # of torch itself, while DeepSpeed imports its compiler
+@pytest.mark.parametrize("words", [["--engine.zero-stage", "3"], ["--engine.precision", "bf16"]])
+def test_the_same_loop_serves_every_engine_setting(noise, tmp_path, words):
+    plain, other = task_of(noise, tmp_path / "plain"), task_of(noise, tmp_path / "other", *words)
+    work(plain)
+    work(other)
+    assert losses(other.run) == pytest.approx(losses(plain.run), rel=0.02)
+
+
+@pytest.mark.slow
+def test_killed_stopped_and_repeated_a_training_ends_as_if_nothing_had_happened(rendered_nsynth_dataset, tmp_path):
+    options = ["--epochs", "16", "--save-every-steps", "30", "--workers", "2"]
+    run, undisturbed = tmp_path / "run", task_of(rendered_nsynth_dataset, tmp_path / "undisturbed", *options)
+    words = [*DEBUG, "--data.dataset", rendered_nsynth_dataset, "--out", run, *options]
+    environment = {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
+    with started(*words, log=tmp_path / "first.log", **environment) as first:
+        wait_until(lambda: last_step(run) > 35, first)
+        kill_a_worker(first)
+        wait_until(lambda: len(starts(run)) == 2, first)
+        wait_until(lambda: last_step(run) > starts(run)[1] + 40, first)
+        first.send_signal(signal.SIGTERM)
+        assert first.wait(120) == 143
+    stopped_at = last_step(run)
+    assert starts(run)[0] == 0 and starts(run)[1] % 30 == 0 and starts(run)[1] > 0
+    assert (run / "checkpoints" / f"step-{stopped_at:08d}" / "card.json").exists()
+    assert statuses(run)[-1] == "KILLED"
+
+    again = sonograph(*words, **environment)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.splitlines()[-1] == str(run)
+    assert starts(run)[2:] == [stopped_at] and statuses(run)[-1] == "FINISHED"
+
+    in_two_processes(undisturbed)
+    assert losses(run) == losses(undisturbed.run)
+    torch.testing.assert_close(weights(run), weights(undisturbed.run), rtol=0, atol=0)
+    assert not [event for event in events(run) if event.kind == "repeat" and "train/loss" in event.fields["values"]]
+
+    complete = sonograph(*words, **environment)
+    assert complete.returncode == 0 and "complete since an earlier call" in complete.stderr
+    assert "starting" not in complete.stderr
+
+
+@contextmanager
+def started(*words: object, log: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """The real command in the background; whatever is left of it ends with the block."""
+    command = [sys.executable, "-m", "sonograph", *map(str, words)]
+    paths = {"PYTHONPATH": str(REPOSITORY), **environment}
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, cwd=REPOSITORY, env={**os.environ, **paths}, stdout=file, stderr=file)
+    try:
+        yield process
+    finally:
+        for child in [*psutil.Process(process.pid).children(recursive=True), process] if process.poll() is None else []:
+            child.kill()
+        process.wait()
+
+
+def wait_until(holds: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = 150) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert process.poll() is None, "the command ended too early"
+        assert time.monotonic() < end, "nothing happened in time"
+        time.sleep(0.05)
+
+
+def kill_a_worker(process: subprocess.Popen[bytes]) -> None:
+    children = psutil.Process(process.pid).children(recursive=True)
+    workers = [child for child in children if "RayTrainWorker" in " ".join(child.cmdline())]
+    assert len(workers) == 2
+    workers[1].kill()
+
+
+def last_step(run: Path) -> int:
+    return max(curves(run).get("train/loss", {0: 0.0}))
+
+
+def starts(run: Path) -> list[int]:
+    """The steps from which workers began, one each time that they were started."""
+    tags = [event.fields["values"] for event in events(run) if event.kind == "tags"]
+    return [int(values["training.from_step"]) for values in tags if "training.from_step" in values]
+
+
+def statuses(run: Path) -> list[str]:
+    return [event.fields["status"] for event in events(run) if event.kind == "status"]
+
+
+def test_an_absent_ray_head_ends_the_command_soon_with_a_remedy(noise, tmp_path):
+    words = [*DEBUG, "--data.dataset", noise, "--out", tmp_path / "run"]
+    place = {"RAY_ADDRESS": "127.0.0.1:1", "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
+    done = sonograph(*words, timeout=90, **place)
+    assert done.returncode == 4
+    assert "127.0.0.1:1" in done.stderr and "RAY_ADDRESS" in done.stderr and "Traceback" not in done.stderr
+    assert statuses(tmp_path / "run")[-1] == "FAILED"
+
+
+def test_a_loss_that_is_no_number_stops_the_training_and_names_the_example(tmp_path):
+    powers = [np.ones((128, 96), np.float32) for _ in range(8)]
+    powers[5][:] = np.nan
+    for split in ("train", "valid"):
+        write_split(tmp_path / "poisoned" / split, powers, {"pitch": list(range(8))})
+    task = task_of(tmp_path / "poisoned", tmp_path / "run")
+    assert work(task) is None
+    problem = json.loads(task.problem_file.read_bytes())
+    assert problem["exit_code"] == RunFailed.exit_code
+    assert re.search(r"step 0 is nan.*8 examples.*no numbers: 5\.", problem["message"])
+    assert not list(task.checkpoints.glob("step-*"))
+
+
+def test_settings_are_shown_by_a_dry_run_that_writes_nothing(noise, tmp_path, capsys):
+    outcome = main(command_of(noise, tmp_path / "run", "--dry-run", "--model.log1p", "true"))
+    assert json.loads(capsys.readouterr().out)["model"]["log1p"] is True
+    assert outcome["steps"] == 2 * EXAMPLES // BATCH_EXAMPLES and not (tmp_path / "run").exists()
+
+
+def test_the_default_folder_is_named_by_what_is_learned(noise):
+    config = replace(load("myna:base", "debug"), data=command_of(noise, Path("x")).config.data)
+    assert run_folder(config) == run_folder(replace(config, log_every_steps=9))
+    assert run_folder(config) != run_folder(replace(config, seed=9))
+    assert re.fullmatch(r"runs/myna-base-debug-[0-9a-f]{8}", str(run_folder(config)))
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "told"),
+    [
+        (["--model.bands", "64"], DataProblem, "128 bands"),
+        (["--model.frames", "80"], UsageProblem, "data.frames=96"),
+        (["--data.batch-examples", "25"], DataProblem, "fewer"),
+        (["--data.column", "codec"], DataProblem, "no column 'codec'"),
+        (["--workers", "9"], UsageProblem, "9 workers"),
+        (["--engine.accumulation-steps", "3"], UsageProblem, "multiple of 6"),
+    ],
+)
+def test_data_that_does_not_fit_is_refused_before_the_first_step(noise, tmp_path, words, kind, told):
+    with pytest.raises(kind, match=told):
+        main(command_of(noise, tmp_path / "run", *words))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dataset_that_is_not_there_is_refused_with_the_command_that_builds_it(tmp_path):
+    with pytest.raises(DataProblem, match="sonograph build"):
+        COMMAND(["myna:base", "--size", "debug", "--data.dataset", str(tmp_path / "nowhere")])
+
+
+def test_a_dataset_without_validation_split_is_refused(noise, tmp_path):
+    shutil.copytree(noise / "train", tmp_path / "half" / "train")
+    with pytest.raises(DataProblem, match="valid"):
+        main(command_of(tmp_path / "half", tmp_path / "run"))
+
+
+def test_a_folder_with_other_things_in_it_is_left_alone(noise, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(UsageProblem, match=r"thesis\.txt"):
+        main(command_of(noise, tmp_path))
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_the_folder_of_another_training_is_refused_by_the_fields_that_differ(noise, tmp_path):
+    work(prepared_run(noise, tmp_path / "run"))
+    with pytest.raises(DataProblem, match=r"model\.depth: 2 there, 3 here"):
+        main(command_of(noise, tmp_path / "run", "--model.depth", "3"))
+
+
+def test_two_commands_never_train_in_one_folder(noise, tmp_path):
+    with sole_trainer(tmp_path / "run"), pytest.raises(EnvironmentProblem, match="Another command"):
+        main(command_of(noise, tmp_path / "run"))
+
+
+def test_a_fresh_start_sets_the_earlier_run_aside(noise, tmp_path):
+    before = prepared_run(noise, tmp_path / "run")
+    set_aside(before.run)
+    assert not before.run.exists() and (tmp_path / "run.before-1" / "config.json").exists()
