@@ -51,7 +51,7 @@ def main() -> NoReturn:
     """Entry point of `sonograph`."""
     words = sys.argv[1:]
     if not words or words[0] in ("-h", "--help"):
-        print(_overview())
+        _show(_overview())
         sys.exit(0 if words else 2)
     run_verb(words[0], words[1:])
 
@@ -93,19 +93,36 @@ def _parse(module: ModuleType, verb: str, words: list[str]) -> Any:
         return module.COMMAND(words)
     import tyro
 
+    if {"-h", "--help"} & set(words):
+        _show(_wrapped(module.__doc__ or ""))  # tyro would join the example and the paragraphs into long lines
     return tyro.cli(
         module.COMMAND,
         prog=f"sonograph {verb}",
-        description=textwrap.dedent(module.__doc__ or "").strip(),
+        description="",
         args=words,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff),
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff, tyro.conf.FlagCreatePairsOff),
     )
+
+
+def _wrapped(docstring: str) -> str:
+    """The paragraphs of a docstring for a terminal of 80 columns; indented ones, the examples, as they are."""
+    paragraphs = textwrap.dedent(docstring).strip().split("\n\n")
+    lines = [part if part.startswith("    ") else textwrap.fill(part, 80) for part in paragraphs]
+    return "\n\n".join([*lines, ""])
 
 
 def _report(command: Any, result: dict[str, object], flags: set[str]) -> None:
     """The result record, then the last line: where the outputs lie."""
     _write_record(command, result)
-    print(json.dumps(result, sort_keys=True, default=str) if "--json" in flags else result.get("output", ""))
+    _show(json.dumps(result, sort_keys=True, default=str) if "--json" in flags else str(result.get("output", "")))
+
+
+def _show(text: str) -> None:
+    """Print, and end quietly when nobody listens any more, as in `sonograph --help | head -1`."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, code: int, command: Any, flags: set[str]) -> int:

@@ -114,7 +114,9 @@ def test_all_kinds_of_events_reach_mlflow(address, run, tmp_path):
         run.params({"model": {"width": 384}, "long": "x" * 7000})
         run.tags({"data.digest": "7c1e"})
         run.metrics(1, {"train/loss": 2.5, "train/grad_norm": float("nan")})
-        run.dataset("nsynth", digest="7c1e" * 16, source="datasets/nsynth/train", context="training", split="train")
+        run.dataset(
+            "nsynth/train", digest="7c1e" * 16, source="datasets/nsynth/train", context="training", split="train"
+        )
         run.table("probe", [{"encoder": "ours", "pitch": 0.88}])
         run.model(
             write_checkpoint(tmp_path / "checkpoint", 1),

@@ -253,6 +253,24 @@ class TestHead:
             assert "Did you mean build?" in result.stdout
             assert f"The job misspelt{attempt} failed with exit code 2" in result.stderr
 
+    def test_a_plain_ray_job_runs_the_same_command_in_the_folder_of_the_head(self, head: Head, code: Path):
+        plain = [
+            Path(sys.executable).with_name("ray"),
+            "job",
+            "submit",
+            "--address",
+            head.address,
+            "--working-dir",
+            ".",
+        ]
+        words = ["--", "sonograph", "train", "myna:base", "--size", "debug", "--data.dataset", "nowhere"]
+        environment = head.environment(RAY_AUTH_MODE="token")
+        result = subprocess.run(
+            [*plain, *words], cwd=code, env=environment, capture_output=True, text=True, timeout=150
+        )
+        assert f"{ROOT}/nowhere/train is no dataset" in result.stdout
+        assert result.returncode == 1
+
     def test_a_training_job_outlives_its_follower_and_its_run_is_in_mlflow(
         self, head: Head, code: Path, rendered_nsynth_dataset: Path, tmp_path: Path
     ):

@@ -66,7 +66,9 @@ def train_for_show(run: Run) -> None:
     with run.alive():
         run.tags(provenance(["sonograph", "train", "myna:base", "--size", "laptop"]))
         run.params({"model": {"width": 192, "depth": 4}, "optimizer": {"lr": 3e-4}})
-        run.dataset("nsynth", digest="7c1e" * 16, source="datasets/nsynth/train", context="training", split="train")
+        run.dataset(
+            "nsynth/train", digest="7c1e" * 16, source="datasets/nsynth/train", context="training", split="train"
+        )
         for step in range(0, 600, 10):
             run.metrics(step, {"train/loss": 5 * np.exp(-step / 200) + rng.random() / 10, "train/lr": 3e-4})
         figure, axes = plt.subplots()

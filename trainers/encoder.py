@@ -188,8 +188,8 @@ def _registered(reference: str) -> Path:
 def _existing(place: Path) -> Path:
     if place.is_dir():
         return place
-    folders = [str(path) for path in place.parent.glob("*/") if not path.name.startswith(".")]
-    hint = nearest(str(place), folders) if folders else "Train one: sonograph train myna:base --size laptop."
+    runs = sorted(str(path.parent) for path in place.parent.glob("*/config.json"))
+    hint = nearest(str(place), runs) if runs else "Train one: sonograph train myna:base --size laptop."
     raise UsageProblem(
         f"There is no folder {place}, so there is no model to open. {hint} A CHECKPOINT is a run folder, one of its "
         "checkpoints/step-*, models:/NAME@ALIAS, random:SYSTEM:VARIANT, random:RUN or column:mel."

@@ -25,7 +25,7 @@ from shards.reader import Reader
 from shards.store import digest_of, whole_file, write_json
 from shards.words import module_named
 from trainers.encoder import Encoder, open_encoder, require_contract
-from trainers.results import Resampling, Scores, summary, table
+from trainers.results import Resampling, Scores, corpus_name, summary, table
 from trainers.tracking import Run
 
 log = logging.getLogger(__name__)
@@ -114,18 +114,12 @@ class Inquiry:
         return (self.subject.run or Path("runs")) / "evaluations" / name
 
     @property
-    def corpus(self) -> str:
-        """The corpus as results name it: a rendered one is never shown as the published recordings."""
-        manifest = self.test.manifest
-        return f"{manifest.corpus}-rendered" if manifest.rendered else manifest.corpus
-
-    @property
     def shown(self) -> dict[str, Any]:
         """What a reader of the answer wants to know first."""
         return {
             "evaluator": self.command.evaluator,
             "checkpoint": self.subject.name,
-            "corpus": self.corpus,
+            "corpus": corpus_name(self.test.manifest),
             "data": str(self.command.data),
             "examples": len(self.test),
             "seed": self.command.seed,
@@ -143,12 +137,8 @@ def main(command: Evaluate) -> dict[str, object]:
         answer(inquiry)
     else:
         log.info("evaluate %s  complete since an earlier call; --fresh asks again", command.evaluator)
-    results = json.loads(path.read_bytes())
-    return {
-        "output": f"{table(results)}\n\n{inquiry.folder}",
-        "folder": str(inquiry.folder),
-        "metrics": results["metrics"],
-    }
+    metrics, text = json.loads(path.read_bytes())["metrics"], (inquiry.folder / TABLE).read_text()
+    return {"output": f"{text}\n{inquiry.folder}", "folder": str(inquiry.folder), "metrics": metrics}
 
 
 def prepare(command: Evaluate) -> Inquiry:
@@ -223,16 +213,15 @@ def show(inquiry: Inquiry, run_folder: Path, metrics: Mapping[str, Mapping[str, 
     """Tell the checkpoint's run: numbers at its step, the datasets that were asked, table and pictures."""
     from trainers.mirror import mirror  # mlflow takes seconds to import; an answer that exists needs none of it
 
-    run, prefix = Run(run_folder), f"eval/{inquiry.corpus}"
-    values = {f"{prefix}/{name}": metric["value"] for name, metric in metrics.items()}
+    run, corpus = Run(run_folder), corpus_name(inquiry.test.manifest)
+    values = {f"eval/{corpus}/{name}": metric["value"] for name, metric in metrics.items()}
     for name, metric in metrics.items():
         for control, against in metric.get("against", {}).items():
-            values[f"{prefix}/{name}_minus_{_short(control)}"] = against["difference"]
+            values[f"eval/{corpus}/{name}_minus_{_short(control)}"] = against["difference"]
     run.results(inquiry.subject.step, values)
     for split, manifest in inquiry.manifests.items():
         source = str((inquiry.command.data / split).absolute())
-        name = f"{inquiry.corpus}/{split}"
-        run.dataset(name, digest=manifest.fingerprint, source=source, context="evaluation", split=split)
+        run.dataset(f"{corpus}/{split}", digest=manifest.fingerprint, source=source, context="evaluation", split=split)
     run.artifact(inquiry.folder.absolute(), f"evaluations/{inquiry.folder.name}")
     with mirror(run_folder, experiment="evaluations", run_name=run_folder.name):
         log.info("evaluate %s  shown in the MLflow run of %s", inquiry.command.evaluator, run_folder)

@@ -296,7 +296,7 @@ def _tell_dataset(client: MlflowClient, place: Place, folder: Path, event: Event
     profile = json.dumps({"split": fields["split"], "fingerprint": fields["digest"]})
     source = json.dumps({"uri": fields["source"]})
     digest = fields["digest"][:_SHOWN_DIGEST]  # MLflow takes 36 characters at most
-    dataset = Dataset(f"{fields['name']}/{fields['split']}", digest, "local", source, profile=profile)
+    dataset = Dataset(fields["name"], digest, "local", source, profile=profile)
     context = InputTag("mlflow.data.context", fields["context"])
     client.log_inputs(place.run_id, [DatasetInput(dataset, [context])])
 

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
+from shards.manifest import Manifest
+
 COVERAGE = 0.95
 
 
@@ -59,6 +61,11 @@ class Resampling:
         """An interval of the mean of `values` for each kind of unit."""
         options = {"resamples": self.resamples, "seed": self.seed}
         return {name: bootstrap(values, units, **options) for name, units in self.units.items()}
+
+
+def corpus_name(manifest: Manifest) -> str:
+    """The corpus as results name it: a rendered one is never shown as the published recordings."""
+    return f"{manifest.corpus}-rendered" if manifest.rendered else manifest.corpus
 
 
 def bootstrap(
@@ -114,30 +121,38 @@ def table(results: Mapping[str, Any]) -> str:
     metrics = results["metrics"]
     measured = [metric for metric in metrics.values() if "intervals" in metric]
     units = {unit: interval["units"] for metric in measured for unit, interval in metric["intervals"].items()}
-    rows = [["", "value", "difference", *(f"95 % by {unit} ({count:,})" for unit, count in units.items())]]
+    rows = [["", "", *(f"95 % over {count:,} {unit}s" for unit, count in units.items())]]
     for name, metric in metrics.items():
-        is_detail = any(name.startswith(f"{other}_") for other in metrics)
-        rows.append([name, f"{metric['value']:.3f}", "", *_intervals(metric, "{low:.3f} … {high:.3f}"), _about(metric)])
-        rows.extend([] if is_detail else _differences(metric))
+        rows.append([_named(name, metric), f"{metric['value']:.3f}", *_spans(metric, "{low:.3f} … {high:.3f}")])
+        if not any(name.startswith(f"{other}_") for other in metrics):
+            rows.extend(_differences(metric))
     told = "{evaluator} of {checkpoint} on {corpus} test: {examples:,} examples, {resamples:,} resamples, seed {seed}"
     return f"{told.format(**results)}\n\n{_aligned(rows)}"
+
+
+def _named(name: str, metric: Mapping[str, Any]) -> str:
+    """The metric with what valid chose, as far as that is a word: `pitch_accuracy (mlp)`."""
+    words = [value for value in metric.get("about", {}).values() if isinstance(value, str)]
+    return f"{name} ({', '.join(words)})" if words else name
 
 
 def _differences(metric: Mapping[str, Any]) -> Iterator[list[str]]:
     for control, against in metric.get("against", {}).items():
         draws = len(against["draws"])
-        name = f"  − {control}" + (f", mean of {draws}" if draws > 1 else "")
-        spans = _intervals(against, "{low:+.3f} … {high:+.3f} {verdict}")
-        yield [name, f"{against['value']:.3f}", f"{against['difference']:+.3f}", *spans]
+        name = f"  minus {against['value']:.3f} of {control}" + (f", mean of {draws}" if draws > 1 else "")
+        verdicts = {unit: interval["verdict"] for unit, interval in against["intervals"].items()}
+        split = "; ".join(f"over {unit}s {verdict}" for unit, verdict in verdicts.items())
+        agreed = set(verdicts.values())
+        yield [
+            name,
+            f"{against['difference']:+.3f}",
+            *_spans(against, "{low:+.3f} … {high:+.3f}"),
+            agreed.pop() if len(agreed) == 1 else split,
+        ]
 
 
-def _intervals(metric: Mapping[str, Any], pattern: str) -> list[str]:
+def _spans(metric: Mapping[str, Any], pattern: str) -> list[str]:
     return [pattern.format(**interval) for interval in metric.get("intervals", {}).values()]
-
-
-def _about(metric: Mapping[str, Any]) -> str:
-    said = metric.get("about", {}).items()
-    return ", ".join(str(value) if isinstance(value, str) else f"{name} {value:g}" for name, value in said)
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:

@@ -128,7 +128,10 @@ class Run:
         self._point("metrics", step, {n: value for n, value in numbers.items() if self._points[n].get(step) != value})
 
     def dataset(self, name: str, *, digest: str, source: str, context: str, split: str) -> None:
-        """Record an input; `digest` is the manifest's fingerprint, `context` is training, validation or evaluation."""
+        """Record an input such as `nsynth/train`.
+
+        `digest` is the manifest's fingerprint, `context` is training, validation or evaluation.
+        """
         fields = {"name": name, "digest": digest, "source": redacted_text(source), "context": context, "split": split}
         if not any(event.kind == "dataset" and event.fields == fields for event in events(self.folder)):
             self._append("dataset", **fields)

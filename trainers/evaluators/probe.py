@@ -21,7 +21,7 @@ from shards.reader import Reader
 from shards.words import nearest
 from trainers.confusion import confusion_figure
 from trainers.encoder import Encoder
-from trainers.results import Scores
+from trainers.results import Scores, corpus_name
 
 NSYNTH_LABELS = ("pitch", "instrument_family")
 L2_STRENGTHS = tuple(10.0**power for power in range(0, -7, -1))  # strong to weak: each fit starts where the last ended
@@ -89,22 +89,28 @@ class Probe:
         """Raises UsageProblem for a label that is unknown or not a class, DataProblem for one that cannot be probed."""
         targets = {label: class_numbers(label, datasets) for label in self.labels}
         inputs = standardised({split: encoder.embed(reader) for split, reader in datasets.items()})
-        test = datasets["test"]
         for label, (classes, numbers) in targets.items():
             splits = {split: Rows(inputs[split], numbers[split]) for split in datasets}
             fitted = fit_probes(splits["train"], splits["valid"], len(classes), self.seed)
+            answers = {probe.kind: probe.predict(splits["test"].inputs) for probe in fitted}
             chosen = max(fitted, key=Fitted.rank)
-            predicted = {probe.kind: probe.predict(splits["test"].inputs) for probe in fitted}
-            for suffix, probe in [("", chosen), *((f"_{probe.kind}", probe) for probe in fitted)]:
-                is_right = (predicted[probe.kind] == splits["test"].numbers).double().numpy()
-                yield f"{label}_accuracy{suffix}", Scores(test.indices, is_right, probe.about)
+            for name, probe in {"": chosen, **{f"_{probe.kind}": probe for probe in fitted}}.items():
+                is_right = (answers[probe.kind] == splits["test"].numbers).double().numpy()
+                yield f"{label}_accuracy{name}", Scores(datasets["test"].indices, is_right, probe.about)
             yield from _references(label, splits)
-            title = f"{label} · {encoder.name}\n{chosen.kind} probe, n = {len(test):,} test examples, seed {self.seed}"
-            answers = classes[predicted[chosen.kind].numpy()]
-            yield (
-                f"{label}_confusion",
-                confusion_figure(test.labels(label), answers, test.manifest.labels[label], title),
+            picture = self._picture(
+                label, classes[answers[chosen.kind].numpy()], encoder.name, chosen, datasets["test"]
             )
+            yield f"{label}_confusion", picture
+
+    def _picture(
+        self, label: str, answers: Shaped[np.ndarray, " batch"], encoder: str, chosen: Fitted, test: Reader
+    ) -> Figure:
+        title = (
+            f"{label} of {corpus_name(test.manifest)} · {encoder}\n"
+            f"{chosen.kind} probe, n = {len(test):,} test examples, seed {self.seed}"
+        )
+        return confusion_figure(test.labels(label), answers, test.manifest.labels[label], title)
 
 
 def class_numbers(
