@@ -129,8 +129,8 @@ class Manifest:
             raise DataProblem(_damaged(path, "its contents do not match its own SHA-256"))
         if (content.get("format"), content.get("version")) != (FORMAT, VERSION):
             raise DataProblem(
-                f"{path} is {content.get('format')} version {content.get('version')}, not {FORMAT} version {VERSION}, and "
-                f"would be misread. Build it again: sonograph {' '.join(content.get('build', ['build']))}"
+                f"{path} is {content.get('format')} version {content.get('version')}, not {FORMAT} version {VERSION}, "
+                f"and would be misread. Build it again: sonograph {' '.join(content.get('build', ['build']))}"
             )
         content.pop("fingerprint")
         shards = [Shard(**{**shard, "files": _stored_files(shard["files"])}) for shard in content.pop("shards")]

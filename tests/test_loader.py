@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.corpus import write_noise_dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +13,7 @@ from shards.loader import Loader
 from shards.problem import DataProblem
 from shards.reader import Reader
 from shards.views import Views
+from tests.corpus import write_noise_dataset
 
 EXAMPLES, HOLES = 53, (5, 30)
 EXISTING = [index for index in range(EXAMPLES) if index not in HOLES]

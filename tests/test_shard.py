@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import webdataset
-from tests.corpus import LABELS, noise_example, write_noise_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +18,7 @@ from shards.reader import Reader, npy_layout
 from shards.store import digest_of, write_json
 from shards.verify import verify
 from shards.writer import finished, npy_bytes, write_shard
+from tests.corpus import LABELS, noise_example, write_noise_dataset
 
 
 @pytest.fixture(scope="module")

@@ -184,6 +184,14 @@ def flat(config: TrainConfig[Any, Any]) -> dict[str, Any]:
     return dict(_leaves(config_to_dict(config), ""))
 
 
+def words_of(config: TrainConfig[Any, Any]) -> list[str]:
+    """The command line that leads to this config: `train NAME --size S` and what differs from it."""
+    plain = flat(load(config.name, config.size))
+    changed = {name: value for name, value in flat(config).items() if value != plain[name]}
+    options = [[f"--{name.replace('_', '-')}", *_shown(value).split()] for name, value in changed.items()]
+    return ["train", config.name, "--size", config.size, *(word for option in options for word in option)]
+
+
 def identity(config: TrainConfig[Any, Any], fingerprint: str) -> dict[str, Any]:
     """What makes two trainings the same one: every field that changes a number, and the data's fingerprint."""
     return {name: value for name, value in flat(config).items() if name not in _WATCHING} | {"data": fingerprint}

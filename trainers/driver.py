@@ -16,8 +16,9 @@ import torch
 from shards.problem import DataProblem, EnvironmentProblem, RunFailed, UsageProblem
 from shards.store import write_json
 from trainers import checkpoint
-from trainers.config import config_to_dict, identity, read_config
+from trainers.config import config_to_dict, identity, read_config, words_of
 from trainers.progress import Progress
+from trainers.provenance import provenance
 from trainers.spectrogram import views_figure
 from trainers.task import TRAIN, VALID, Task
 from trainers.tracking import Run, Signature
@@ -101,6 +102,8 @@ def attend(task: Task, work: Callable[[Task], Any]) -> None:
 
 def describe(run: Run, task: Task) -> None:
     """Settings, inputs and a look at the data, for whoever compares runs."""
+    repeat = ["sonograph", *words_of(task.config), "--workers", str(task.workers), "--out", str(task.run)]
+    run.tags({**provenance(repeat), "data.digest": task.manifest.fingerprint})
     run.params({**config_to_dict(task.config), "workers": task.workers, "steps": task.steps})
     for split, loader, context in ((TRAIN, task.training(), "training"), (VALID, task.validation(), "validation")):
         manifest = loader.reader.manifest

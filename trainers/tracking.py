@@ -20,7 +20,7 @@ import time
 import uuid
 import wave
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import FileIO, StringIO
@@ -64,7 +64,8 @@ class Signature:
 class Drawing(Protocol):
     """What a figure must be able to do; matplotlib's can."""
 
-    def savefig(self, file: BinaryIO, *, format: str, dpi: int, bbox_inches: str) -> object: ...
+    @property
+    def savefig(self) -> Callable[..., object]: ...
 
 
 @runtime_checkable

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from matplotlib.figure import Figure
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from shards.problem import DataProblem, UsageProblem
 from shards.reader import Reader
@@ -151,7 +152,7 @@ def fit_probes(train: Rows, valid: Rows, classes: int, seed: int) -> list[Fitted
 
 def linear_probes(train: Rows, valid: Rows, classes: int) -> Iterator[Fitted]:
     """Multinomial logistic regression by L-BFGS over all rows, for each strength of L2. Nothing in it is random."""
-    head = nn.Linear(train.inputs.shape[1], classes)
+    head: nn.Linear = skip_init(nn.Linear, train.inputs.shape[1], classes)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     for l2 in L2_STRENGTHS:
