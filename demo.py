@@ -39,6 +39,16 @@ class Step:
     result: dict
     seconds: float
 
+    @property
+    def shown(self) -> str:
+        """What the command said before its last line."""
+        return self.result["output"].rpartition("\n")[0]
+
+    @property
+    def place(self) -> str:
+        """Its last line: where its output lies."""
+        return self.result["output"].rpartition("\n")[2]
+
 
 def main(command: Demo) -> dict[str, object]:
     real = ["--real", str(REAL_NOTES)] if REAL_NOTES.is_dir() else []
@@ -46,10 +56,11 @@ def main(command: Demo) -> dict[str, object]:
     built = run("build", "nsynth", "--root", CORPUS, "--out", DATASET)
     options = ("--size", command.size, "--data.dataset", DATASET, "--model.log1p", "true", "--workers", command.workers)
     trained = run("train", "myna:base", *options)
-    encoder = trained.result["output"]
+    encoder = trained.place
     labels = ("--labels", "pitch", "instrument_family", "--cluster", "instrument")
     controls = ("--against", f"random:{encoder}", "column:mel")
     probed = run("evaluate", encoder, "probe", "--data", DATASET, *labels, *controls)
+    print(probed.shown)
     print(report([rendered, built, trained, probed], encoder))
     return {"output": encoder, "metrics": probed.result["metrics"]}
 
@@ -62,14 +73,12 @@ def run(*words: object) -> Step:
     finished = subprocess.run([sys.executable, "-m", "sonograph", *line, "--json"], stdout=subprocess.PIPE, text=True)
     if finished.returncode:
         raise SystemExit(finished.returncode)
-    *shown, record = finished.stdout.strip().splitlines()
-    print("\n".join(shown), flush=True)
-    return Step(line, json.loads(record), time.monotonic() - begin)
+    return Step(line, json.loads(finished.stdout.strip().splitlines()[-1]), time.monotonic() - begin)
 
 
 def report(steps: list[Step], encoder: str) -> str:
     """What happened, where it lies, and what to do next."""
-    rows = [f"  {step.words[0]:<10}{step.seconds:6.0f} s   {step.result['output']}" for step in steps]
+    rows = [f"  {step.words[0]:<10}{step.seconds:6.0f} s   {step.place}" for step in steps]
     minutes = sum(step.seconds for step in steps) / 60
     return "\n".join(
         [

@@ -66,6 +66,7 @@ def write_bumps(
     frames: int = 96,
     noise: float = 0.05,
     instruments: int = 12,
+    contract: Mapping[str, object] | None = None,
 ) -> Path:
     """train, valid and test of bumps whose pitch is their class, each note played by one of a split's instruments."""
     kinds = {
@@ -83,7 +84,7 @@ def write_bumps(
             "instrument": [f"{split}-{number}" for number in rng.integers(instruments, size=count)],
             "loudness": rng.random(count).tolist(),
         }
-        write_split(root / split, bump_mels(pitch, rng, frames=frames, noise=noise), labels, kinds)
+        write_split(root / split, bump_mels(pitch, rng, frames=frames, noise=noise), labels, kinds, contract=contract)
     return root
 
 

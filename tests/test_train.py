@@ -222,6 +222,20 @@ def test_a_loss_that_is_no_number_stops_the_training_and_names_the_example(tmp_p
     assert not list(task.checkpoints.glob("step-*"))
 
 
+def test_a_worker_leaves_a_note_of_what_no_restart_can_cure(noise, tmp_path):
+    dataset = Path(shutil.copytree(noise, tmp_path / "damaged"))
+    shard = dataset / "train" / "mel" / "000000.tar"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    task = task_of(dataset, tmp_path / "run")
+    with pytest.raises(DataProblem):
+        work(task)
+    problem = json.loads(task.problem_file.read_bytes())
+    assert problem["exit_code"] == DataProblem.exit_code and str(shard) in problem["message"]
+    assert work(task) is None  # what a restarted group does
+
+
 def test_settings_are_shown_by_a_dry_run_that_writes_nothing(noise, tmp_path, capsys):
     outcome = main(command_of(noise, tmp_path / "run", "--dry-run", "--model.log1p", "true"))
     assert json.loads(capsys.readouterr().out)["model"]["log1p"] is True

@@ -19,7 +19,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as as_safetensors
 from torch import Tensor, nn
 
 from shards.problem import DataProblem, EnvironmentProblem, UsageProblem
@@ -236,7 +237,7 @@ def _require_digest(folder: Path, name: str, card: Mapping[str, Any]) -> None:
 
 def _commit(partial: Path, final: Path, weights: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
     """The proof comes last: weights, digests, card; then the folder gets its name."""
-    save_file(dict(weights), str(partial / WEIGHTS))
+    (partial / WEIGHTS).write_bytes(as_safetensors(dict(weights)))  # its own writer hides files from other users
     files = {str(path.relative_to(partial)): _settled(path) for path in sorted(partial.rglob("*")) if path.is_file()}
     card = {
         **about,

@@ -1,6 +1,7 @@
 """The figure of which class was taken for which: a named matrix of few classes; of many an image, and by how far."""
 
 from collections.abc import Mapping, Sequence
+from math import ceil
 
 import numpy as np
 from jaxtyping import Int, Shaped
@@ -10,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 MOST_NAMED_CLASSES = 30
+MOST_TICKS = 12
 FARTHEST_MISS = 24  # two octaves either way; farther ones are counted in the last bars
 _COLOURS = "Blues"
 _INK = "#333333"
@@ -92,7 +94,7 @@ def _draw_counts(figure: Figure, axes: Axes, counts: Int[np.ndarray, "classes cl
     image = axes.imshow(
         drawn, cmap=_COLOURS, norm=LogNorm(vmin=0.5, vmax=max(counts.max(), 2)), interpolation="nearest"
     )
-    shown = np.unique(np.linspace(0, len(names) - 1, 12).astype(int))
+    shown = range(0, len(names), ceil(len(names) / MOST_TICKS))
     axes.set_xticks(
         shown, [names[place] for place in shown], fontsize=8, rotation=45 if max(map(len, names)) > 4 else 0
     )

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as as_safetensors
 from torch import Tensor, nn
 from torch import distributed as dist
 
@@ -128,7 +129,7 @@ class Engine:
     def save(self, folder: Path) -> None:
         """Write the exact state of training into `folder`: DeepSpeed's files and every rank's random generators."""
         self._engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False)
-        save_file(_random_states(), str(folder / f"random-{rank():05d}.safetensors"))
+        (folder / f"random-{rank():05d}.safetensors").write_bytes(as_safetensors(_random_states()))
         if rank() == 0:
             for script in folder.glob("*.py"):  # DeepSpeed's converters; a checkpoint holds no code
                 script.unlink()
@@ -155,10 +156,6 @@ class Engine:
     def wait(self) -> None:
         """Return when all ranks have come here."""
         dist.barrier()
-
-    def close(self) -> None:
-        """Take DeepSpeed's hooks off the objective, which can then be used alone."""
-        self._engine.destroy()
 
     def _is_split(self) -> bool:
         return self._engine.zero_optimization_partition_weights()

@@ -26,6 +26,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from shards.problem import EnvironmentProblem, RunFailed
 
+log = logging.getLogger(__name__)
 Argument = TypeVar("Argument")
 _RESTARTS = 3
 _CONNECT_SECONDS = 10.0
@@ -39,7 +40,10 @@ def on_workers(work: Callable[[Argument], Any], argument: Argument, *, workers: 
     Raises EnvironmentProblem when the cluster cannot be reached, RunFailed when the workers keep failing.
     """
     with _cluster(workers):
-        on_gpus = ray.cluster_resources().get("GPU", 0) >= workers
+        resources = ray.cluster_resources()
+        on_gpus = resources.get("GPU", 0) >= workers
+        if (cores := int(resources.get("CPU", 0))) < workers:
+            log.warning("the cluster has %d CPUs for %d workers; waiting until it has more", cores, workers)
         trainer = TorchTrainer(
             _work_in_group,
             train_loop_config={"work": work, "argument": argument},
@@ -106,10 +110,11 @@ def _no_cluster(address: str, cause: str) -> str:
 
 
 def _failure(error: ray.train.TrainingFailedError) -> str:
-    failures = getattr(error, "worker_failures", {}) or {"controller": error}
-    rank, cause = next(iter(failures.items()))
+    failures = {f"worker {rank}": cause for rank, cause in getattr(error, "worker_failures", {}).items()}
+    who, cause = next(iter(failures.items()), ("Ray Train itself", error))
     last_line = str(cause).strip().splitlines()[-1]
     return (
-        f"The workers failed {_RESTARTS + 1} times, the last time worker {rank} with: {last_line}. The checkpoints "
-        "are whole. Remove the cause (logs: /tmp/ray/session_latest/logs), then repeat the command: it continues."
+        f"The workers could not go on, after at most {_RESTARTS} restarts; in the end {who} said: {last_line}. The "
+        "checkpoints are whole. Remove the cause (logs: /tmp/ray/session_latest/logs), then repeat the command: it "
+        "continues."
     )

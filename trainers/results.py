@@ -11,6 +11,7 @@ from jaxtyping import Float, Int, Shaped
 from shards.manifest import Manifest
 
 COVERAGE = 0.95
+FEW_UNITS = 20  # below it the percentile interval is markedly too narrow
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def bootstrap(
 ) -> Interval:
     """95 % percentile interval of the mean when whole units are drawn with replacement (Efron 1979).
 
-    Rows of equal `units` are drawn together. With fewer than about 20 units the interval is too narrow.
+    Rows of equal `units` are drawn together. With few units (FEW_UNITS) it is too narrow.
     """
     unit_of_row = np.unique(units, return_inverse=True)[1]
     sums, counts = np.bincount(unit_of_row, weights=values), np.bincount(unit_of_row)
@@ -121,13 +122,18 @@ def table(results: Mapping[str, Any]) -> str:
     metrics = results["metrics"]
     measured = [metric for metric in metrics.values() if "intervals" in metric]
     units = {unit: interval["units"] for metric in measured for unit, interval in metric["intervals"].items()}
-    rows = [["", "", *(f"95 % over {count:,} {unit}s" for unit, count in units.items())]]
+    rows = [["", "", *(_heading(unit, count) for unit, count in units.items())]]
     for name, metric in metrics.items():
-        rows.append([_named(name, metric), f"{metric['value']:.3f}", *_spans(metric, "{low:.3f} … {high:.3f}")])
-        if not any(name.startswith(f"{other}_") for other in metrics):
-            rows.extend(_differences(metric))
+        is_detail = any(name.startswith(f"{other}_") for other in metrics)
+        shown = name if is_detail else _named(name, metric)
+        rows.append([shown, f"{metric['value']:.3f}", *_spans(metric, "{low:.3f} … {high:.3f}")])
+        rows.extend([] if is_detail else _differences(metric))
     told = "{evaluator} of {checkpoint} on {corpus} test: {examples:,} examples, {resamples:,} resamples, seed {seed}"
     return f"{told.format(**results)}\n\n{_aligned(rows)}"
+
+
+def _heading(unit: str, count: int) -> str:
+    return f"95 % over {count:,} {unit}s" + (" (few: too narrow)" if count < FEW_UNITS else "")
 
 
 def _named(name: str, metric: Mapping[str, Any]) -> str:
@@ -138,8 +144,9 @@ def _named(name: str, metric: Mapping[str, Any]) -> str:
 
 def _differences(metric: Mapping[str, Any]) -> Iterator[list[str]]:
     for control, against in metric.get("against", {}).items():
-        draws = len(against["draws"])
-        name = f"  minus {against['value']:.3f} of {control}" + (f", mean of {draws}" if draws > 1 else "")
+        draws = [draw["value"] for draw in against["draws"]]
+        spread = f", {len(draws)} draws in {min(draws):.3f} … {max(draws):.3f}" if len(draws) > 1 else ""
+        name = f"  minus {against['value']:.3f} of {control}{spread}"
         verdicts = {unit: interval["verdict"] for unit, interval in against["intervals"].items()}
         split = "; ".join(f"over {unit}s {verdict}" for unit, verdict in verdicts.items())
         agreed = set(verdicts.values())

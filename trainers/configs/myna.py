@@ -54,10 +54,10 @@ def _laptop() -> MynaTraining:
         size="laptop",
         data=DataConfig(dataset="datasets/nsynth", column="mel", batch_examples=256, frames=96),
         model=MynaConfig(width=192, depth=4, heads=3, mlp_width=768),
-        objective=ContrastiveConfig(temperature=0.1, mask_ratio=0.9, projector_widths=(512, 512)),
+        objective=ContrastiveConfig(temperature=0.1, mask_ratio=0.9, projector_widths=(512, 128)),
         optimizer=OptimizerConfig(name="adam", lr=1e-3, weight_decay=1e-5, warmup_epochs=5),
         engine=EngineConfig(),
-        epochs=45,
+        epochs=46,
         log_every_steps=10,
         save_every_steps=100,
     )
