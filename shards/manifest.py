@@ -185,9 +185,10 @@ def write_table(
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """Read a table with its checksums verified. Raises DataProblem when it is absent or damaged."""
     try:
-        # Python file object: Arrow's own threads and memory maps would outlive a short read of a small table.
-        with path.open("rb") as file:
-            return parquet.read_table(file, columns=columns, page_checksum_verification=True, use_threads=False)
+        # Arrow's own file, read at once on this thread: whatever its thread pool still held at exit would abort Python.
+        with pa.OSFile(str(path)) as file:
+            options = {"page_checksum_verification": True, "use_threads": False, "pre_buffer": False}
+            return parquet.read_table(file, columns=columns, **options)
     except (OSError, pa.ArrowException) as error:
         raise DataProblem(_damaged(path, str(error).splitlines()[0])) from error
 

@@ -67,14 +67,14 @@ class Reader:
                 f"Add it, or build with it: {rebuild_command(self.manifest)}"
             )
         self._numbers = [shard.number for shard in self.manifest.shards]
-        tables = [read_table(self.folder / column_path(column, number, "parquet")) for number in self._numbers]
+        self._tars = [self.folder / column_path(column, number, "tar") for number in self._numbers]
+        tables = [read_table(tar.with_suffix(".parquet")) for tar in self._tars]
         lengths = [table.num_rows for table in tables]
         self._shard = np.repeat(np.arange(len(tables)), lengths)
         self.indices = _joined(tables, "index", np.int64)
         self.offsets = _joined(tables, "offset", np.int64)
         self.sizes = _joined(tables, "bytes", np.int64)
         self._digests = _joined(tables, "xxh3_64", np.uint64)
-        self._files: dict[int, int] = {}
         if len(self) != self.manifest.examples:
             raise DataProblem(
                 f"{self.folder} promises {self.manifest.examples:,} examples, its {column} tables list {len(self):,}. "
@@ -115,7 +115,7 @@ class Reader:
 
     def read_into(self, row: int, buffer: memoryview) -> None:
         """Fill `buffer`, of `sizes[row]` bytes, with the member's payload and check its digest."""
-        got = os.preadv(self._file(int(self._shard[row])), [buffer], int(self.offsets[row]))
+        got = self._pread(row, buffer)
         if got != len(buffer):
             raise DataProblem(self._damaged(row, f"only {got:,} of {len(buffer):,} bytes are there"))
         if xxhash.xxh3_64_intdigest(buffer) != int(self._digests[row]):
@@ -132,39 +132,30 @@ class Reader:
         values = [value for table in tables for value in table[column].to_pylist()]
         return np.array(values, dtype=object if values and isinstance(values[0], list) else None)
 
-    def _file(self, shard: int) -> int:
-        if shard not in self._files:
-            path = self.folder / column_path(self.column, self._numbers[shard], "tar")
-            try:
-                self._files[shard] = os.open(path, os.O_RDONLY)
-            except OSError as error:
-                raise DataProblem(
-                    f"{path} cannot be opened ({error.strerror}), so its examples are missing. Restore it, or repeat "
-                    f"the build, which makes only what is missing: {rebuild_command(self.manifest)}"
-                ) from error
-        return self._files[shard]
+    def _pread(self, row: int, buffer: memoryview) -> int:
+        """Opened for each read, which costs 4 µs: thousands of shards need no thousands of open files, and no lock."""
+        path = self._tar(row)
+        try:
+            file = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise DataProblem(
+                f"{path} cannot be opened ({error.strerror}), so its examples are missing. Restore it, or repeat "
+                f"the build, which makes only what is missing: {rebuild_command(self.manifest)}"
+            ) from error
+        try:
+            return os.preadv(file, [buffer], int(self.offsets[row]))
+        finally:
+            os.close(file)
+
+    def _tar(self, row: int) -> Path:
+        return self._tars[self._shard[row]]
 
     def _damaged(self, row: int, what: str) -> str:
-        path = self.folder / column_path(self.column, self._numbers[int(self._shard[row])], "tar")
+        place = f"byte {int(self.offsets[row]):,}, example {int(self.indices[row])}"
         return (
-            f"{path} is damaged at byte {int(self.offsets[row]):,}, example {int(self.indices[row])}: {what}. A model "
-            f"would train on noise. Find all damage (sonograph verify {self.folder}), delete the shard's files and "
-            f"repeat the build: {rebuild_command(self.manifest)}"
+            f"{self._tar(row)} is damaged at {place}: {what}. A model would train on noise. Find all damage (sonograph "
+            f"verify {self.folder}), delete the shard's files and repeat the build: {rebuild_command(self.manifest)}"
         )
-
-    def close(self) -> None:
-        while self._files:
-            os.close(self._files.popitem()[1])
-
-    def __enter__(self) -> "Reader":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_files"):
-            self.close()
 
 
 def _joined(tables: list, name: str, dtype: type) -> np.ndarray:

@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from mlflow import MlflowClient
 
@@ -11,9 +12,10 @@ from shards.problem import DataProblem, UsageProblem
 from tests.bumps import write_bumps
 from tests.command import sonograph
 from tests.tiny_run import write_run
-from trainers.encoder import ContractMismatch
+from trainers.checkpoint import checkpoint_folder
+from trainers.encoder import ContractMismatch, open_encoder
 from trainers.evaluate import RESULTS, TABLE, Evaluate, main
-from trainers.tracking import events
+from trainers.tracking import Run, Signature, events
 
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
 LABELS = ("pitch", "family")
@@ -49,6 +51,8 @@ def answered(tmp_path_factory, bumps) -> tuple[Path, dict[str, object]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(here)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        signature, example = Signature((-1, 128, 96), (-1, 32)), np.zeros((1, 128, 96))
+        Run(run).model(checkpoint_folder(run), "myna-base", alias="candidate", signature=signature, example=example)
         command = asked(
             bumps,
             "runs/tiny",
@@ -110,6 +114,16 @@ def test_the_run_in_mlflow_shows_numbers_datasets_and_pictures(answered):
     (folder,) = client.list_artifacts(run.info.run_id, "evaluations")
     shown = {Path(file.path).name for file in client.list_artifacts(run.info.run_id, folder.path)}
     assert {RESULTS, TABLE, "pitch_confusion.png"} <= shown
+
+
+def test_a_registered_model_is_asked_as_its_checkpoint_is(answered, monkeypatch):
+    here, _ = answered
+    monkeypatch.chdir(here)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    registered, checkpoint = open_encoder("models:/myna-base@candidate"), open_encoder("runs/tiny")
+    assert (registered.about, registered.step) == (checkpoint.about, 1)
+    with pytest.raises(DataProblem, match="models:/myna-base@candidate"):
+        open_encoder("models:/myna-base@canditate")
 
 
 def test_repeating_a_command_shows_the_same_answer_and_computes_nothing(bumps, here):
