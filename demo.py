@@ -89,9 +89,9 @@ def report(steps: list[Step], encoder: str) -> str:
             "Next:",
             "  sonograph ui                                 the run in MLflow: curves, figures, the registered model",
             f"  sonograph inspect {DATASET}   what the dataset holds",
-            f"  sonograph train --resume {encoder}",
+            "  sonograph train myna:base --help             every setting of the training",
             "  make cluster-up && sonograph submit -- train myna:base --size laptop --data.dataset " + str(DATASET),
-            "  ray job submit --working-dir . -- sonograph train …     (see README, On a cluster)",
+            "  RAY_AUTH_MODE=token ray job submit --working-dir . -- sonograph train myna:base --size debug …",
         ]
     )
 
