@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -280,7 +281,7 @@ class TestHead:
         detach_at_first_line(head, words, code, tracking)
         followed = head.submit(*words, code=code, timeout=240, **tracking)
         assert followed.returncode == 0, followed.stdout + followed.stderr
-        assert "already (running)" in followed.stdout
+        assert re.search(r"already \((pending|running)\)", followed.stdout)
         run = json.loads((tmp_path / "run" / "RESULT.json").read_text())
         client = MlflowClient(tracking["MLFLOW_TRACKING_URI"])
         runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
