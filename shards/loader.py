@@ -90,7 +90,7 @@ class Loader:
         stored = self._crops(share, starts)
         weight = torch.zeros(share.length)
         weight[: len(share.rows)] = 1.0
-        views = tuple(self.reader.restore(view).transpose(1, 2) for view in stored)
+        views = self.reader.restore(stored).transpose(2, 3).unbind()  # one allocation, which the allocator can reuse
         seeds = torch.from_numpy(self.views.seeds(index, seed=self.seed, epoch=share.epoch))
         return Batch(torch.from_numpy(index), weight, views, seeds)
 

@@ -26,23 +26,24 @@ def shuffled_rows(
 ) -> Int[np.ndarray, " batch"]:
     """The rows at `positions` (each in 0..rows-1) of the epoch's permutation of all rows."""
     half_bits = max(1, ((rows - 1).bit_length() + 1) // 2)
-    key = random_bits(seed, epoch)
-    walked = _feistel(positions.astype(np.uint64), half_bits, key)
-    while (outside := walked >= rows).any():
-        walked[outside] = _feistel(walked[outside], half_bits, key)
+    round_keys = random_bits(seed, epoch, np.arange(_ROUNDS))
+    walked = _feistel(positions.astype(np.uint64), half_bits, round_keys)
+    while len(outside := np.flatnonzero(walked >= rows)):
+        walked[outside] = _feistel(walked[outside], half_bits, round_keys)
     return walked.astype(np.int64)
 
 
-def _feistel(values: np.ndarray, half_bits: int, key: np.ndarray) -> np.ndarray:
+def _feistel(values: np.ndarray, half_bits: int, round_keys: np.ndarray) -> np.ndarray:
     """A keyed permutation of the integers below 4**half_bits."""
     bits, mask = np.uint64(half_bits), np.uint64((1 << half_bits) - 1)
     left, right = values >> bits, values & mask
-    for round_number in range(_ROUNDS):
-        left, right = right, left ^ (random_bits(key, round_number, right) & mask)
+    for round_key in round_keys[:, None]:
+        left, right = right, left ^ (_mix(right, round_key) & mask)
     return (left << bits) | right
 
 
 def _mix(state: np.ndarray, word: np.ndarray) -> np.ndarray | np.uint64:
+    """One splitmix64 step; products wrap modulo 2^64."""
     mixed = state ^ (word + _GOLDEN)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

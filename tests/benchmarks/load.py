@@ -29,6 +29,7 @@ EXAMPLES, BATCH, FRAMES, ROUNDS = 5_000, 256, 96, 5
 
 def measure() -> dict[str, object]:
     """Examples a second of both and their ratio in each of five alternating rounds."""
+    torch.set_num_threads(1)  # both use threads or processes of their own
     with tempfile.TemporaryDirectory() as folder:
         dataset = write_noise_dataset(Path(folder) / "train", EXAMPLES, shard_examples=256, samples=160_000)
         peers = {workers: [] for workers in (0, 1, 2)}
