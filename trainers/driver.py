@@ -102,7 +102,7 @@ def attend(task: Task, work: Callable[[Task], Any]) -> None:
 
 def describe(run: Run, task: Task) -> None:
     """Settings, inputs and a look at the data, for whoever compares runs."""
-    repeat = ["sonograph", *words_of(task.config), "--workers", str(task.workers), "--out", str(task.run)]
+    repeat = ["sonograph", *words_of(task.config), "--workers", str(task.workers), "--out", _from_here(task.run)]
     run.tags({**provenance(repeat), "data.digest": task.manifest.fingerprint})
     run.params({**config_to_dict(task.config), "workers": task.workers, "steps": task.steps})
     for split, loader, context in ((TRAIN, task.training(), "training"), (VALID, task.validation(), "validation")):
@@ -113,6 +113,11 @@ def describe(run: Run, task: Task) -> None:
         )
     if not (run.folder / "plots" / "views.png").exists():
         run.figure("views", views_figure(task.training().batch(0)))
+
+
+def _from_here(path: Path) -> str:
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def register(run: Run, task: Task) -> None:

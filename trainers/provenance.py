@@ -26,9 +26,14 @@ def provenance(words: Sequence[str]) -> dict[str, str]:
         "mlflow.user": _user(),
         "mlflow.source.name": " ".join(words[:2]),
         "mlflow.source.type": "LOCAL",
-        "mlflow.note.content": f"Run it again:\n\n    {command}",
+        "mlflow.note.content": f"Run it again:\n\n    {_in_lines(words)}",
     }
     return {**tags, **_commit()}
+
+
+def _in_lines(words: Sequence[str]) -> str:
+    """The command with an option a line: MLflow's page does not wrap it, and would push its right half off."""
+    return shlex.join(words).replace(" --", " \\\n        --")
 
 
 def _version() -> str:

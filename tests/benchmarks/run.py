@@ -54,9 +54,13 @@ def refresh_readme() -> None:
 def _table_row(row: dict) -> str:
     low, high = row["ratio_spread"]
     return (
-        f"| {row['what']} | {row['ours']:,.3g} {row['unit']} | {row['peer']:,.3g}: {row['peer_name']} "
+        f"| {row['what']} | {_short(row['ours'])} {row['unit']} | {_short(row['peer'])}: {row['peer_name']} "
         f"| **{row['ratio']:.2f}** ({low:.2f}-{high:.2f}) | {row['target']} | {row['date']}, {row['machine']} |"
     )
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _processor() -> str:
