@@ -2,7 +2,7 @@
 
     sonograph demo
 
-Five commands in a row, each of which can be repeated alone; what is finished is not done again. About six minutes on
+Four commands in a row, each of which can be repeated alone; what is finished is not done again. About six minutes on
 two cores the first time, seconds the second. Real notes in NSynth's layout join the rendered ones when they lie in
 ../shared/data/nsynth.
 """
