@@ -83,7 +83,7 @@ def report(steps: list[Step], encoder: str) -> str:
     return "\n".join(
         [
             "",
-            f"Rendered notes became a probed encoder in {minutes:.1f} minutes:",
+            f"Rendered notes to a probed encoder, {minutes:.1f} minutes (what was finished before is not done again):",
             *rows,
             "",
             "Next:",

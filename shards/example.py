@@ -1,6 +1,6 @@
 """The nouns between decoding and training: Clip, Example, Batch."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -42,13 +42,20 @@ class Batch:
     `index` names each example for ever, -1 in a padding row; `weight` is 1 for an example and 0 for padding, which
     appears where a batch does not divide by the ranks; `seeds` are 64 random bits for each example and view, a
     function of (seed, epoch, index, view) alone, from which all further randomness of that view is drawn.
+
+    A loader gives `views` as they are stored, often in half precision; `to` brings them where the model is and into
+    the feature's own units, float32, so that only what is stored travels.
     """
 
     index: Int[Tensor, " batch"]
     weight: Float[Tensor, " batch"]
     views: tuple[Float[Tensor, "batch bands frames"], ...]
     seeds: Int[Tensor, "batch views"]
+    restore: Callable[[Tensor], Tensor] | None = None
+    """Stored values -> the feature's own units; None where `views` are in these."""
 
     def to(self, device: torch.device | str) -> "Batch":
-        views = tuple(view.to(device, non_blocking=True) for view in self.views)
-        return Batch(self.index.to(device), self.weight.to(device), views, self.seeds.to(device))
+        """The batch on `device`, its views restored."""
+        views = tuple(view.to(device) for view in self.views)
+        restored = tuple(self.restore(view) for view in views) if self.restore else views
+        return Batch(self.index.to(device), self.weight.to(device), restored, self.seeds.to(device))

@@ -2,7 +2,7 @@
 
 The global order is a pure function of (seed, epoch); ranks only select from it. So the state of a loader is one
 integer, the number of global batches consumed, and resuming costs nothing, on the same or another number of ranks.
-About 30,000 examples/s per thread from the page cache for notes of 32 kB (tests/benchmarks/load.py).
+Examples/s and what bounds them: tests/benchmarks/load.py.
 """
 
 import logging
@@ -16,14 +16,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from shards.buffers import Buffers
 from shards.example import Batch
 from shards.order import shuffled_rows
 from shards.problem import DataProblem
-from shards.reader import Layout, Reader, npy_layout
+from shards.reader import Reader
 from shards.views import Views
 
 log = logging.getLogger(__name__)
-_HEADER_BYTES = 128  # every .npy header that our writer emits
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,11 @@ class Loader:
         self.reader, self.views, self.seed = reader, views, seed
         self.batch_examples, self.rank, self.world = batch_examples, rank, world
         self.shuffle, self.threads, self.depth_batches = shuffle, threads, max(depth_batches, threads)
-        self.frames = _frame_counts(reader)
+        self.frames = reader.frames
         self.eligible = np.flatnonzero(self.frames >= views.frames)
         self.steps_per_epoch = (math.floor if drop_last else math.ceil)(len(self.eligible) / batch_examples)
         self.wait_seconds = 0.0
-        self._layouts: dict[bytes, Layout] = {}
+        self._buffers = Buffers()
         self._check()
 
     def from_step(self, step: int, stop: int | None = None) -> Iterator[Batch]:
@@ -87,12 +87,11 @@ class Loader:
         index[: len(share.rows)] = self.reader.indices[share.rows]
         frames = self.frames[share.rows]
         starts = self.views.starts(index[: len(frames)], frames, seed=self.seed, epoch=share.epoch)
-        stored = self._crops(share, starts)
         weight = torch.zeros(share.length)
         weight[: len(share.rows)] = 1.0
-        views = self.reader.restore(stored).transpose(2, 3).unbind()  # one allocation, which the allocator can reuse
+        views = torch.from_numpy(self._crops(share, starts)).transpose(2, 3).unbind()
         seeds = torch.from_numpy(self.views.seeds(index, seed=self.seed, epoch=share.epoch))
-        return Batch(torch.from_numpy(index), weight, views, seeds)
+        return Batch(torch.from_numpy(index), weight, views, seeds, self.reader.restore)
 
     def share(self, step: int) -> Share:
         """The rows of global batch `step` that fall to this rank."""
@@ -105,36 +104,25 @@ class Loader:
             positions = shuffled_rows(positions, rows=len(self.eligible), seed=self.seed, epoch=epoch)
         return Share(epoch, self.eligible[positions], length)
 
-    def _crops(self, share: Share, starts: np.ndarray) -> torch.Tensor:
-        """Stored values (views, length, frames, bands): read in file order, checked, cropped into one allocation."""
-        bands, dtype = self._first.shape[0], self._first.dtype
-        crops = np.empty((self.views.count, share.length, self.views.frames, bands), dtype)
-        crops[:, len(share.rows) :] = 0
-        scratch = bytearray(int(self.reader.sizes[share.rows].max(initial=0)))
+    def _crops(self, share: Share, starts: np.ndarray) -> np.ndarray:
+        """Stored values (views, length, frames, bands), read in file order straight to where they belong."""
+        layout = self.reader.layout
+        shape = (self.views.count, share.length, self.views.frames, layout.shape[0])
+        frame_bytes = layout.shape[0] * layout.dtype.itemsize
+        crop_bytes = self.views.frames * frame_bytes
+        crops = self._buffers.take(self.views.count * share.length * crop_bytes)
+        crops.reshape(self.views.count, -1)[:, len(share.rows) * crop_bytes :] = 0
         in_file_order = np.argsort(share.rows)
-        for slot, row in zip(in_file_order.tolist(), share.rows[in_file_order].tolist(), strict=True):
-            payload = memoryview(scratch)[: self.reader.sizes[row]]
-            self.reader.read_into(row, payload)
-            frames_first = self._layout(payload).array(payload).T
-            for view, start in enumerate(starts[slot]):
-                crops[view, slot] = frames_first[start : start + self.views.frames]
-        return torch.from_numpy(crops)
-
-    def _layout(self, payload: memoryview) -> Layout:
-        header = bytes(payload[:_HEADER_BYTES])
-        if header not in self._layouts:
-            self._layouts[header] = npy_layout(payload)
-        return self._layouts[header]
+        begins = layout.data_offset_bytes + starts[in_file_order] * frame_bytes
+        places = (in_file_order[:, None] + np.arange(self.views.count) * share.length) * crop_bytes
+        self.reader.read_cuts(share.rows[in_file_order], begins, crop_bytes, crops, places)
+        return crops.view(layout.dtype).reshape(shape)
 
     def _next(self, ahead: "deque[Future[Batch]]") -> Batch:
         begin = time.perf_counter()
         batch = ahead.popleft().result()
         self.wait_seconds += time.perf_counter() - begin
         return batch
-
-    @property
-    def _first(self) -> Layout:
-        return _first_layout(self.reader)
 
     def _check(self) -> None:
         if (short := len(self.reader) - len(self.eligible)) > 0:
@@ -147,18 +135,3 @@ class Loader:
                 f"fewer than one batch of {self.batch_examples:,}. No step could be taken. Lower --data.batch-examples "
                 "or build a larger dataset."
             )
-
-
-def _first_layout(reader: Reader) -> Layout:
-    payload = bytearray(int(reader.sizes[0]))
-    reader.read_into(0, memoryview(payload))
-    return npy_layout(payload)
-
-
-def _frame_counts(reader: Reader) -> np.ndarray:
-    """Frames of every row, from the byte counts alone: a column's arrays differ in nothing but their length."""
-    if not len(reader):
-        return np.empty(0, np.int64)
-    layout = _first_layout(reader)
-    frame_bytes = layout.shape[0] * layout.dtype.itemsize
-    return (reader.sizes - layout.data_offset_bytes) // frame_bytes

@@ -1,9 +1,11 @@
 """(seed, epoch, position) -> row, and 64 random bits for any tuple of integers: pure, keyed, without memory of n.
 
-The order of an epoch is a keyed permutation computed point by point (a Feistel network walked until it falls inside
-the range; Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002), so that no rank ever stores a list of all
-examples, and a training resumes at any position, on any number of ranks, at no cost.
+The order of an epoch is a keyed permutation computed point by point (a generalised Feistel network, walked in the few
+cases where it leaves the range; Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002), so that no rank
+ever stores a list of all examples, and a training resumes at any position, on any number of ranks, at no cost.
 """
+
+import math
 
 import numpy as np
 from jaxtyping import Int, UInt64
@@ -25,21 +27,23 @@ def shuffled_rows(
     positions: Int[np.ndarray, " batch"], *, rows: int, seed: int, epoch: int
 ) -> Int[np.ndarray, " batch"]:
     """The rows at `positions` (each in 0..rows-1) of the epoch's permutation of all rows."""
-    half_bits = max(1, ((rows - 1).bit_length() + 1) // 2)
+    width = math.isqrt(max(rows - 1, 0)) + 1
+    sides = np.uint64(width), np.uint64(-(-rows // width))  # their product exceeds `rows` by less than `width`
     round_keys = random_bits(seed, epoch, np.arange(_ROUNDS))
-    walked = _feistel(positions.astype(np.uint64), half_bits, round_keys)
+    walked = _feistel(positions.astype(np.uint64), sides, round_keys)
     while len(outside := np.flatnonzero(walked >= rows)):
-        walked[outside] = _feistel(walked[outside], half_bits, round_keys)
+        walked[outside] = _feistel(walked[outside], sides, round_keys)
     return walked.astype(np.int64)
 
 
-def _feistel(values: np.ndarray, half_bits: int, round_keys: np.ndarray) -> np.ndarray:
-    """A keyed permutation of the integers below 4**half_bits."""
-    bits, mask = np.uint64(half_bits), np.uint64((1 << half_bits) - 1)
-    left, right = values >> bits, values & mask
-    for round_key in round_keys[:, None]:
-        left, right = right, left ^ (_mix(right, round_key) & mask)
-    return (left << bits) | right
+def _feistel(values: np.ndarray, sides: tuple[np.uint64, np.uint64], round_keys: np.ndarray) -> np.ndarray:
+    """A keyed permutation of the integers below the product of `sides`: each half turns by a hash of the other."""
+    width, height = sides
+    high, low = np.divmod(values, width)
+    for even_key, odd_key in round_keys.reshape(-1, 2, 1):
+        low = (low + _mix(high, even_key) % width) % width
+        high = (high + _mix(low, odd_key) % height) % height
+    return high * width + low
 
 
 def _mix(state: np.ndarray, word: np.ndarray) -> np.ndarray | np.uint64:

@@ -1,10 +1,11 @@
-"""One example of a column by its row, checked against its digest at every read."""
+"""Examples of a column by their rows: one whole array, or many cuts at once; what is read is checked first."""
 
 import ast
 import os
 import struct
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -12,10 +13,13 @@ import numpy as np
 import torch
 import xxhash
 
+from shards.buffers import Buffers
+from shards.bulk_read import bulk_read
 from shards.feature import Feature, fingerprint, load_feature
 from shards.manifest import Manifest, column_path, index_path, index_schema, read_table, rebuild_command
 from shards.problem import DataProblem
 
+_BLOCK_BYTES = 4_000_000  # checked at once: still in the cache when its digest is taken
 _NPY_PREFIX = struct.Struct("<6sBBH")
 
 
@@ -75,6 +79,10 @@ class Reader:
         self.offsets = _joined(tables, "offset", np.int64)
         self.sizes = _joined(tables, "bytes", np.int64)
         self._digests = _joined(tables, "xxh3_64", np.uint64)
+        self._is_checked = np.zeros(len(self), bool)
+        self._versions: dict[int, tuple[int, int, int]] = {}
+        self._known_headers: set[bytes] = set()
+        self._scratch = Buffers()
         if len(self) != self.manifest.examples:
             raise DataProblem(
                 f"{self.folder} promises {self.manifest.examples:,} examples, its {column} tables list {len(self):,}. "
@@ -83,6 +91,18 @@ class Reader:
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Of the first row's payload: what all rows share but their length."""
+        return self._parsed(0, self._payload(0))
+
+    @cached_property
+    def frames(self) -> np.ndarray:
+        """Frames of every row, from the byte counts alone."""
+        if not len(self):
+            return np.empty(0, np.int64)
+        return (self.sizes - self.layout.data_offset_bytes) // (self.layout.shape[0] * self.layout.dtype.itemsize)
 
     @cached_property
     def feature(self) -> Feature:
@@ -102,24 +122,51 @@ class Reader:
 
     def read(self, row: int) -> np.ndarray:
         """The array of one row in its stored dtype; (bands, frames) for a mel. Raises DataProblem if it is damaged."""
-        payload = bytearray(int(self.sizes[row]))
-        self.read_into(row, memoryview(payload))
-        try:
-            return npy_layout(payload).array(payload)
-        except (ValueError, KeyError, SyntaxError, struct.error) as error:
-            raise DataProblem(self._damaged(row, str(error))) from error
+        payload = self._payload(row)
+        return self._parsed(row, payload).array(payload)
 
     def arrays(self, rows: Sequence[int] | np.ndarray) -> Iterator[np.ndarray]:
         for row in rows:
             yield self.read(int(row))
 
-    def read_into(self, row: int, buffer: memoryview) -> None:
-        """Fill `buffer`, of `sizes[row]` bytes, with the member's payload and check its digest."""
-        got = self._pread(row, buffer)
-        if got != len(buffer):
-            raise DataProblem(self._damaged(row, f"only {got:,} of {len(buffer):,} bytes are there"))
-        if xxhash.xxh3_64_intdigest(buffer) != int(self._digests[row]):
-            raise DataProblem(self._damaged(row, "its bytes do not match their xxh3 digest"))
+    def read_cuts(self, rows: np.ndarray, begins: np.ndarray, size: int, into: np.ndarray, places: np.ndarray) -> None:
+        """Copy `size` bytes from byte `begins[i, j]` of the payload of `rows[i]` to byte `places[i, j]` of `into`.
+
+        A payload is checked whole when this Reader first meets it, and again when its file has changed; from then on
+        only what is wanted is read. Raises DataProblem for one that is damaged or of another kind than the column's.
+        """
+        with self._opened(rows) as files:
+            fresh = rows[~self._is_checked[rows]]
+            block = max(1, _BLOCK_BYTES // int(self.sizes[fresh].max(initial=1)))
+            for first in range(0, len(fresh), block):
+                self._check(fresh[first : first + block], files)
+            each = np.repeat(rows, begins.shape[1])
+            self._read(files, each, begins.ravel(), np.full(len(each), size), into, places.ravel())
+
+    def _check(self, rows: np.ndarray, files: Mapping[int, int]) -> None:
+        """Read whole payloads and compare their digests; cuts rely on headers that differ in nothing but a length."""
+        ends = np.cumsum(self.sizes[rows])
+        places = ends - self.sizes[rows]
+        payloads = self._scratch.take(int(ends[-1]))
+        self._read(files, rows, np.zeros_like(rows), self.sizes[rows], payloads, places)
+        for row, begin, end in zip(rows.tolist(), places.tolist(), ends.tolist(), strict=True):
+            self._require_digest(row, payloads[begin:end].data)
+            self._require_alike(row, payloads[begin : begin + self.layout.data_offset_bytes].tobytes())
+        self._is_checked[rows] = True
+
+    def _read(
+        self,
+        files: Mapping[int, int],
+        rows: np.ndarray,
+        begins: np.ndarray,
+        sizes: np.ndarray,
+        into: np.ndarray,
+        places: np.ndarray,
+    ) -> None:
+        descriptors = np.array([files[shard] for shard in self._shard[rows].tolist()], np.int64)
+        got = bulk_read(descriptors, self.offsets[rows] + begins, sizes, into, places)
+        for at in np.flatnonzero(got != sizes)[:1].tolist():
+            self._require_whole(int(rows[at]), int(got[at]), int(sizes[at]))
 
     def labels(self, name: str) -> np.ndarray:
         """Label `name` of every row, aligned with `indices`; `key` and the other identity columns by their own name."""
@@ -132,9 +179,36 @@ class Reader:
         values = [value for table in tables for value in table[column].to_pylist()]
         return np.array(values, dtype=object if values and isinstance(values[0], list) else None)
 
-    def _pread(self, row: int, buffer: memoryview) -> int:
-        """Opened for each read, which costs 4 µs: thousands of shards need no thousands of open files, and no lock."""
-        path = self._tar(row)
+    def _payload(self, row: int) -> bytearray:
+        payload = bytearray(int(self.sizes[row]))
+        with self._opened(np.array([row])) as files:
+            got = os.preadv(files[self._shard[row]], [payload], int(self.offsets[row]))
+        self._require_whole(row, got, len(payload))
+        self._require_digest(row, payload)
+        return payload
+
+    def _require_whole(self, row: int, got: int, wanted: int) -> None:
+        if got != wanted:
+            raise DataProblem(self._damaged(row, f"only {max(got, 0):,} of {wanted:,} bytes can be read"))
+
+    def _require_digest(self, row: int, payload: bytearray | memoryview) -> None:
+        if xxhash.xxh3_64_intdigest(payload) != int(self._digests[row]):
+            raise DataProblem(self._damaged(row, "its bytes do not match their xxh3 digest"))
+
+    @contextmanager
+    def _opened(self, rows: np.ndarray) -> Iterator[Mapping[int, int]]:
+        """Descriptors of the tars of `rows`, for one read: thousands of shards need no thousands of open files."""
+        files: dict[int, int] = {}
+        try:
+            for shard in np.unique(self._shard[rows]).tolist():
+                files[shard] = self._open(shard)
+            yield files
+        finally:
+            for file in files.values():
+                os.close(file)
+
+    def _open(self, shard: int) -> int:
+        path = self._tars[shard]
         try:
             file = os.open(path, os.O_RDONLY)
         except OSError as error:
@@ -142,10 +216,27 @@ class Reader:
                 f"{path} cannot be opened ({error.strerror}), so its examples are missing. Restore it, or repeat "
                 f"the build, which makes only what is missing: {rebuild_command(self.manifest)}"
             ) from error
+        status = os.fstat(file)
+        version = status.st_ino, status.st_size, status.st_mtime_ns
+        if self._versions.get(shard) != version:
+            self._versions[shard] = version
+            self._is_checked[self._shard == shard] = False
+        return file
+
+    def _require_alike(self, row: int, header: bytes) -> None:
+        """What cuts payloads by their byte counts is right only where arrays differ in nothing but their length."""
+        if header in self._known_headers:
+            return
+        layout = self._parsed(row, header)
+        if replace(layout, shape=(*layout.shape[:-1], self.layout.shape[-1])) != self.layout:
+            raise DataProblem(self._damaged(row, f"its header says {layout}, that of the first example {self.layout}"))
+        self._known_headers.add(header)
+
+    def _parsed(self, row: int, payload: bytes | bytearray) -> Layout:
         try:
-            return os.preadv(file, [buffer], int(self.offsets[row]))
-        finally:
-            os.close(file)
+            return npy_layout(payload)
+        except (ValueError, KeyError, SyntaxError, struct.error) as error:
+            raise DataProblem(self._damaged(row, str(error))) from error
 
     def _tar(self, row: int) -> Path:
         return self._tars[self._shard[row]]

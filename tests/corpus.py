@@ -38,14 +38,23 @@ def noise_example(index: int, rng: np.random.Generator, samples: int = 64_000) -
 
 
 def write_noise_dataset(
-    folder: Path, examples: int, *, shard_examples: int = 16, holes: tuple[int, ...] = (), samples: int = 64_000
+    folder: Path,
+    examples: int,
+    *,
+    shard_examples: int = 16,
+    holes: tuple[int, ...] = (),
+    transposed: tuple[int, ...] = (),
+    samples: int = 64_000,
 ) -> Path:
-    """A whole dataset of noise; the indices in `holes` are planned and rejected."""
+    """A whole dataset of noise. The indices in `holes` are rejected, those in `transposed` stored band by band."""
     rng = np.random.default_rng(examples)
     records = []
     for number, first in enumerate(range(0, examples, shard_examples)):
         planned = range(first, min(first + shard_examples, examples))
         made = [noise_example(index, rng, samples) for index in planned if index not in holes]
+        for example in made:
+            if example.index in transposed:
+                example.arrays["mel"] = np.ascontiguousarray(example.arrays["mel"])
         rejected = [Rejected(index, f"{index}.wav", "decode", "it is a hole") for index in planned if index in holes]
         records.append(
             write_shard(

@@ -91,7 +91,7 @@ def test_a_resumed_loader_gives_the_same_tensors_bit_for_bit(reader: Reader):
 
 def test_views_are_crops_of_their_own_example_restored_to_power(reader: Reader):
     rows = {int(index): row for row, index in enumerate(reader.indices)}
-    batch = loader(reader).batch(0)
+    batch = loader(reader).batch(0).to("cpu")
     for slot, index in enumerate(batch.index.tolist()):
         power = reader.restore(torch.from_numpy(np.ascontiguousarray(reader.read(rows[index]))))
         crops = power.unfold(1, VIEWS.frames, 1)  # bands, start, frames

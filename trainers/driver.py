@@ -112,7 +112,7 @@ def describe(run: Run, task: Task) -> None:
             f"{manifest.corpus}/{split}", digest=manifest.fingerprint, source=source, context=context, split=split
         )
     if not (run.folder / "plots" / "views.png").exists():
-        run.figure("views", views_figure(task.training().batch(0)))
+        run.figure("views", views_figure(task.training().batch(0).to("cpu")))
 
 
 def _from_here(path: Path) -> str:
@@ -124,7 +124,7 @@ def register(run: Run, task: Task) -> None:
     """Offer the checkpoint of the lowest validation loss as `candidate` of the registered model SYSTEM-VARIANT."""
     folder = checkpoint.checkpoint_folder(task.run)
     model, _ = checkpoint.open_model(folder)
-    example = task.validation().batch(0).views[0][:2]
+    example = task.validation().batch(0).to("cpu").views[0][:2]
     with torch.inference_mode():
         width = model(example).shape[1]
     signature = Signature((-1, *example.shape[1:]), (-1, width))

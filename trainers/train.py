@@ -74,8 +74,9 @@ def train(task: Task, run: "Narrator") -> int:
     run.tags({"training.from_step": step})
     pace = Pace(loader, step)
     for batch in loader.from_step(step, task.steps):
+        batch = batch.to(engine.device)
         metrics = engine.step(batch)
-        require_finite(metrics, batch.to(engine.device), step)
+        require_finite(metrics, batch, step)
         step += 1
         is_last = engine.on_any_rank(task.stop_file.exists()) or step == task.steps
         if is_last or step % config.log_every_steps == 0:
