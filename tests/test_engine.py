@@ -1,5 +1,6 @@
 """One step over all workers: exact resumption, ZeRO, precision, accumulation, clipping, the learning rate."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -156,8 +157,17 @@ SETTINGS = {
 def two_workers(tmp_path_factory) -> dict[str, Any]:
     """What two gloo processes measured with every setting: losses and weights, unbroken and resumed half-way."""
     folder = tmp_path_factory.mktemp("two_workers")
-    multiprocessing.spawn(_measure, args=(folder,), nprocs=2)
-    return torch.load(folder / "measured.pt", weights_only=True)
+    numactl = folder / "numactl"
+    numactl.write_text(f"#!/bin/sh\n: > {folder}/was-run\n")
+    numactl.chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+        multiprocessing.spawn(_measure, args=(folder,), nprocs=2)
+    return {**torch.load(folder / "measured.pt", weights_only=True), "numactl_was_run": (folder / "was-run").exists()}
+
+
+def test_a_step_runs_no_program_that_happens_to_be_on_the_path(two_workers):
+    assert not two_workers["numactl_was_run"]
 
 
 @pytest.mark.parametrize("setting", SETTINGS)

@@ -27,6 +27,7 @@ from trainers.global_batch import rank, total, world_size
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # read once, while deepspeed is imported
+    os.environ.setdefault("LOCAL_SIZE", "1")  # else it runs numactl at every step, and fails where PATH may not be read
 import deepspeed
 
 _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
