@@ -8,19 +8,25 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.corpora.nsynth import FAMILIES, VELOCITIES, planned_notes
+from pipelines.music.layouts.nsynth import FAMILIES, VELOCITIES, planned_notes
+from pipelines.music.synthesis import SOUNDFONT
 from pipelines.recording import SPLITS
+from pipelines.render import Render, _chunks, main
 from shards.problem import UsageProblem
+from shards.words import module_named
 from tests.command import REPOSITORY, sonograph
 
 GENUINE = Path(__file__).parent / "data" / "nsynth"
 NOTES = 40
+LAYOUTS = ("audioset", "emomusic", "folder", "giantsteps", "gtzan", "magnatagatune", "nsynth", "slakh")
 
 
 @pytest.fixture(scope="module")
@@ -81,15 +87,24 @@ def test_the_command_ends_with_the_folder_and_a_record_of_what_is_in_it(rendered
         "train notes": 18,
         "valid notes": 11,
         "test notes": 11,
-        "rendered_now": 40,
+        "rendered_now": 2,
         "real": 16,
     }
+    assert metrics["hours_now"] == pytest.approx(40 * 4 / 3600)
+
+
+def test_a_rendered_corpus_says_what_it_is_and_from_what_it_was_made(rendered):
+    marker = json.loads((rendered[0] / "rendered.json").read_bytes())
+    assert marker["what"] == "Rendered from a SoundFont in the layout of nsynth; not the published dataset."
+    assert {name: marker[name] for name in ("corpus", "notes", "seed")} == {"corpus": "nsynth", "notes": 40, "seed": 3}
+    assert marker["soundfont"] == sha256(SOUNDFONT.read_bytes()).hexdigest()
+    assert marker["fluidsynth"].count(".") == 2
 
 
 def test_progress_is_one_measured_line(rendered):
     _, said = rendered
-    assert "render nsynth  note 40/40" in said.stderr
-    assert "notes/s  eta 0 s" in said.stderr
+    assert "render nsynth  piece 2/2  0.04 hours of music  " in said.stderr
+    assert "x real time  eta 0.0 min" in said.stderr
 
 
 def test_the_repeated_command_says_that_all_is_there_and_changes_nothing(rendered):
@@ -97,7 +112,7 @@ def test_the_repeated_command_says_that_all_is_there_and_changes_nothing(rendere
     before = notes(root)
     said = sonograph("render", "nsynth", "--out", root, "--notes", NOTES, "--seed", 3, "--real", GENUINE)
     assert said.returncode == 0
-    assert "all 40 notes are there already" in said.stderr
+    assert "all 2 pieces are there already" in said.stderr
     assert notes(root) == before
 
 
@@ -105,6 +120,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path):
     said = sonograph("render", "nsynth", "--out", tmp_path / "nsynth", "--dry-run")
     assert said.returncode == 0
     assert said.stdout.startswith("3,500 train notes, 400 valid notes, 1,100 test notes, ")
+    assert "5.56 hours of music in 157 pieces, 0 of them in " in said.stdout
     assert not (tmp_path / "nsynth").exists()
 
 
@@ -133,7 +149,7 @@ def test_a_sound_cut_short_by_a_full_disk_is_one_readable_error_and_leaves_nothi
     program = tmp_path / "fluidsynth"
     program.write_text(
         f'#!/bin/sh\n{shutil.which("fluidsynth")} "$@" || exit\n'
-        'for word; do case $word in *.raw) truncate -s 1000000 "$word" ;; esac; done\n'
+        'while [ $# -gt 0 ]; do [ "$1" = -F ] && truncate -s 1000000 "$2"; shift; done\n'
     )
     program.chmod(0o755)
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
@@ -148,18 +164,25 @@ def test_a_sound_cut_short_by_a_full_disk_is_one_readable_error_and_leaves_nothi
     "words, code, message",
     [
         (("nsinth",), 2, "Did you mean nsynth"),
+        (("annotated",), 2, "annotated can be read but not rendered"),
         (("nsynth", "--notes", "5"), 2, "Pass --notes between 33 and 40,000"),
+        (("nsynth", "--notes", "0"), 2, "There is no music of notes 0"),
+        (("audioset", "--hours", "nan"), 2, "There is no music of hours nan"),
+        (("nsynth", "--hours", "1"), 2, "nsynth takes --notes (default 5,000), and not --hours"),
+        (("audioset", "--hours", "1", "--tracks", "3"), 2, "audioset takes --hours (default 1), and not --tracks"),
+        (("gtzan", "--real", "."), 2, "--real is for layouts that published files can be added to"),
         (("nsynth", "--seed", "-1"), 2, "--seed is -1"),
+        (("nsynth", "--workers", "0"), 2, "--workers 0"),
         (("nsynth", "--notes", "40", "--soundfont", "absent.sf2"), 4, "apt-get install fluidsynth fluid-soundfont-gm"),
     ],
 )
 def test_what_cannot_be_rendered_is_one_line_with_the_right_exit_code(
     words: tuple[str, ...], code: int, message: str, tmp_path: Path
 ):
-    said = sonograph("render", *words, "--out", tmp_path / "nsynth")
+    said = sonograph("render", *words, "--out", tmp_path / "corpus")
     assert (said.returncode, said.stderr.count("\n")) == (code, 1)
     assert message in said.stderr
-    assert not (tmp_path / "nsynth").exists()
+    assert not (tmp_path / "corpus").exists()
 
 
 def test_a_folder_that_holds_something_else_is_refused_with_the_exit_code_of_data(tmp_path: Path):
@@ -168,3 +191,61 @@ def test_a_folder_that_holds_something_else_is_refused_with_the_exit_code_of_dat
     assert (said.returncode, said.stderr.count("\n")) == (3, 1)
     assert "not rendered by this command" in said.stderr
     assert not list(tmp_path.rglob("nsynth-*"))
+
+
+def test_another_rendered_corpus_in_the_folder_is_refused_and_left_alone(rendered):
+    root, before = rendered[0], notes(rendered[0])
+    said = sonograph("render", "nsynth", "--out", root, "--notes", NOTES, "--seed", 4)
+    assert said.returncode == 3
+    assert "another rendered corpus (seed 3 there, 4 here)" in said.stderr
+    assert notes(root) == before
+
+
+def test_a_place_where_no_folder_can_be_is_a_problem_of_the_machine(tmp_path: Path):
+    (tmp_path / "file").write_text("not a folder")
+    said = sonograph("render", "nsynth", "--out", tmp_path / "file" / "nsynth", "--notes", NOTES)
+    assert (said.returncode, said.stderr.count("\n")) == (4, 1)
+    assert "could not be filled" in said.stderr
+
+
+def test_without_a_synthesiser_nothing_is_begun(tmp_path: Path):
+    said = sonograph("render", "nsynth", "--out", tmp_path / "nsynth", "--notes", NOTES, PATH=str(tmp_path))
+    assert said.returncode == 4
+    assert "apt-get install fluidsynth" in said.stderr
+    assert not (tmp_path / "nsynth").exists()
+
+
+@pytest.mark.parametrize("word", LAYOUTS)
+def test_every_layout_plans_its_default_size_the_same_way_each_time_and_writes_nothing(word: str, tmp_path: Path):
+    corpus = module_named("pipelines.corpora", word)
+    name, size = next(iter(corpus.RENDERED_SIZES.items()))
+    plans = [corpus.planned(size={name: size}, seed=seed) for seed in (1, 1, 2)]
+    assert plans[0] == plans[1] != plans[2]
+    assert all(piece.seconds > 0 and hash(piece) for piece in plans[0] if word != "nsynth")
+    shown = main(Render(word, out=tmp_path / word, seed=1, dry_run=True))
+    assert f"{len(plans[0]):,} pieces, 0 of them in " in str(shown["output"])
+    assert not (tmp_path / word).exists()
+
+
+def test_a_corpus_lies_under_data_unless_told_otherwise():
+    assert Render("gtzan").out == Path("data/gtzan")
+    assert Render("gtzan", out=Path("here")).out == Path("here")
+
+
+@given(st.lists(st.floats(0.5, 400), max_size=200), st.integers(1, 40))
+def test_tasks_hold_every_piece_once_in_order_and_none_is_long(seconds: list[float], workers: int):
+    pieces = [SimpleNamespace(seconds=length) for length in seconds]
+    chunks = _chunks(pieces, workers)
+    assert [piece for chunk in chunks for piece in chunk] == pieces
+    assert all(chunks)
+    assert max((len(chunk) for chunk in chunks), default=0) <= max(1, len(pieces) // (8 * workers) + 1)
+
+
+@pytest.mark.slow
+def test_music_rendered_on_ray_has_the_same_bytes_as_by_threads(tmp_path: Path):
+    words = ("--hours", 0.02, "--seed", 1)
+    threads = sonograph("render", "audioset", "--out", tmp_path / "threads", *words, "--workers", 1)
+    on_ray = sonograph("render", "audioset", "--out", tmp_path / "ray", *words, "--workers", 2, RAY_ADDRESS="local")
+    assert (threads.returncode, on_ray.returncode) == (0, 0), threads.stderr + on_ray.stderr
+    assert len(list(tmp_path.glob("threads/**/*.flac"))) == 7
+    assert notes(tmp_path / "ray") == notes(tmp_path / "threads")

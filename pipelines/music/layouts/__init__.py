@@ -1,0 +1,1 @@
+"""How composed music is written in a published layout, where its corpus file has no room for it."""
