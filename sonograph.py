@@ -88,15 +88,19 @@ def _module_of(verb: str) -> ModuleType:
 
 
 def _parse(module: ModuleType, verb: str, words: list[str]) -> Any:
-    """Build the verb's command from its words; a dataclass through tyro, anything else parses itself."""
-    if not isinstance(module.COMMAND, type):
-        return module.COMMAND(words)
+    """Build the verb's command from its words: a dataclass, or the one that a function chooses by the words.
+
+    A function that returns no type has parsed them itself.
+    """
+    shape = module.COMMAND if isinstance(module.COMMAND, type) else module.COMMAND(words)
+    if not isinstance(shape, type):
+        return shape
     import tyro
 
     if {"-h", "--help"} & set(words):
         _show(_wrapped(module.__doc__ or ""))  # tyro would join the example and the paragraphs into long lines
     return tyro.cli(
-        module.COMMAND,
+        shape,
         prog=f"sonograph {verb}",
         description="",
         args=words,

@@ -1,104 +1,166 @@
 """Turn a corpus into shards, one task a shard, on Ray Data.
 
     sonograph build nsynth --root data/nsynth --out datasets/nsynth --features mel
+    sonograph build CORPUS --help            with the options of that corpus
 
 Writes OUT/train, OUT/valid and OUT/test, each a dataset. Killed at any time and repeated, it makes what is missing and
-ends in the same bytes, with any number of workers. What cannot be used is listed in rejected.parquet with its reason.
+ends in the same bytes, with any number of workers. rejected.parquet lists what cannot be used, with its reason.
 """
 
 import logging
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, make_dataclass, replace
 from functools import partial
 from pathlib import Path
-from types import ModuleType
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any, get_type_hints
 
 import tyro
 
-from pipelines.dataset import Split, claim, finish
-from pipelines.plan import shard_tasks, spans
-from pipelines.recording import Recording
-from pipelines.task import build_shard
+from pipelines.corpus import Corpus, corpus_type
+from pipelines.dataset import Split, claim, finish, kind_of, refuse_foreign
+from pipelines.forecast import foretold
+from pipelines.listing import LISTING, listed
+from pipelines.plan import WHOLE, SpanRule, shard_tasks, spans
+from pipelines.recording import SPLITS, Recording
+from pipelines.source import Tree
+from pipelines.task import Recipe, build_shard
 from pipelines.workers import run_tasks
 from shards.feature import Feature, described, load_feature
-from shards.manifest import FORMAT, VERSION, Manifest, ShardRecord
-from shards.problem import DataProblem
+from shards.manifest import FORMAT, REJECTED, VERSION, Manifest, ShardRecord
+from shards.problem import DataProblem, UsageProblem
 from shards.store import digest_of
-from shards.words import module_named
+from shards.words import words_in
 
 log = logging.getLogger(__name__)
 _REPORT_SECONDS = 5.0
+_ARCHIVES = "archives"
+_NOT_DECIDING = ("corpus", "source", "examples", "root", "out", "workers", "dry_run", "indexes")
 
 
 @dataclass(frozen=True)
 class Build:
+    """Options that every corpus has; `source` is the corpus itself, whose fields are options as well."""
+
     corpus: tyro.conf.Positional[str]
-    """published layout to read: a file of pipelines/corpora"""
-    root: Path
-    """folder where the corpus lies"""
+    source: Corpus
     out: Path
     """folder of the datasets, one subfolder a split"""
     features: tuple[str, ...] = ("mel",)
     """columns to compute: MODULE[:CONTRACT] of shards/features"""
+    examples: Annotated[SpanRule, tyro.conf.arg(help="")] = WHOLE
     workers: int = os.cpu_count() or 1
     """tasks that run at a time"""
     shard_examples: int = 512
     """examples planned for one shard"""
     dry_run: bool = False
-    """print the plan and write nothing"""
+    """print what would be done and write nothing"""
+
+    def __post_init__(self) -> None:
+        if self.workers < 1 or self.shard_examples < 1:
+            raise UsageProblem(
+                f"--workers is {self.workers} and --shard-examples {self.shard_examples}, so nothing was done. Pass 1 "
+                "or more."
+            )
 
 
-COMMAND = Build
+@dataclass(frozen=True)
+class AnyCorpus:
+    root: Path  # stands for a corpus in the help of a command line that names none
+    """folder where the corpus lies"""
+
+
+def COMMAND(words: Sequence[str]) -> type[Build]:
+    """The options of the corpus that a command line names. Raises UsageProblem with the nearest for an unknown one."""
+    known = words_in("pipelines.corpora")
+    named = words[:1] if words and not words[0].startswith("-") else [word for word in words if word in known][-1:]
+    source = corpus_type(named[0]) if named else AnyCorpus
+    about = tyro.conf.arg(metavar="CORPUS", help=f"published layout to read: {', '.join(known)}")
+    asked: list[Any] = [("corpus", Annotated[tyro.conf.Positional[str], about]), ("source", source)]
+    return make_dataclass("Build", asked, bases=(Build,), frozen=True)
 
 
 def main(command: Build) -> dict[str, object]:
-    corpus = module_named("pipelines.corpora", command.corpus)
+    corpus_type(command.corpus)  # one that is not there was parsed with the options of any
     features = [load_feature(word) for word in command.features]
-    splits = plan_splits(command, corpus, features)
-    if command.dry_run:
-        return {"output": "\n".join(_plan_line(split) for split in splits)}
-    for split in splits:
-        claim(split)
-    build_missing(command, corpus, features, splits)
-    manifests = [finish(split) for split in splits]
+    with _folder_of_findings(command) as findings:
+        corpus = _with_indexes(command.source, findings / _ARCHIVES)
+        tree = Tree(corpus.root, findings / _ARCHIVES)
+        splits = plan_splits(replace(command, source=corpus), tree, features, findings=findings)
+        if command.dry_run:
+            return foretold(splits, tree)
+        for split in splits:
+            claim(split)
+        build_missing(command, splits, features, tree)
+    finished = [finish(split) for split in splits]
+    manifests = [manifest for manifest in finished if manifest is not None]
+    if not manifests:
+        raise DataProblem(_nothing_made(command, splits))
     return {"output": str(command.out), "metrics": {manifest.split: _counts(manifest) for manifest in manifests}}
 
 
-def plan_splits(command: Build, corpus: ModuleType, features: Sequence[Feature]) -> list[Split]:
+@contextmanager
+def _folder_of_findings(command: Build) -> Iterator[Path]:
+    """Where lengths of files and contents of archives are kept: OUT, or, for a dry run, a folder that is gone again."""
+    if not command.dry_run:
+        for split in SPLITS:
+            refuse_foreign(command.out / split)
+        yield command.out
+        return
+    with TemporaryDirectory() as name:
+        for known in [command.out / LISTING, *(command.out / _ARCHIVES).glob("*")]:
+            if known.is_file():  # what an earlier build found is read, and never written to: files are replaced whole
+                link = Path(name, known.relative_to(command.out))
+                link.parent.mkdir(exist_ok=True)
+                link.symlink_to(known.resolve())
+        yield Path(name)
+
+
+def _with_indexes(corpus: Any, indexes: Path) -> Corpus:
+    """The corpus, told where to keep what it finds in archives, if it reads any."""
+    has_archives = any(field.name == "indexes" for field in fields(corpus))
+    return replace(corpus, indexes=indexes) if has_archives else corpus
+
+
+def plan_splits(command: Build, tree: Tree, features: Sequence[Feature], *, findings: Path) -> list[Split]:
     """List the corpus and decide every index, shard and digest, before anything is decoded."""
-    listing: dict[str, list[Recording]] = {}
-    for recording in corpus.recordings(command.root):
-        listing.setdefault(recording.split, []).append(recording)
-    if not listing:
-        raise DataProblem(
-            f"{command.root} holds no recording of {command.corpus}, so there is nothing to build. Check --root, or "
-            f"render one: sonograph render {command.corpus} --out {command.root}"
-        )
+    is_cut = command.examples.span_seconds is not None
+    recordings = listed(command.source, tree=tree, kept=findings, workers=command.workers, is_cut=is_cut)
+    if not any(not recording.problem for recording in recordings):
+        raise DataProblem(_nothing_listed(command, recordings))
+    by_split: dict[str, list[Recording]] = {}
+    for recording in recordings:
+        by_split.setdefault(recording.split, []).append(recording)
     contracts = {feature.column: described(feature) for feature in features}
-    return [_plan_split(command, corpus, contracts, *entry) for entry in sorted(listing.items())]
+    return [_plan_split(command, contracts, split, by_split[split]) for split in sorted(by_split)]
 
 
-def _plan_split(
-    command: Build, corpus: ModuleType, contracts: Mapping[str, object], split: str, recordings: Iterable[Recording]
-) -> Split:
-    tasks = tuple(shard_tasks(spans(recordings), shard_examples=command.shard_examples, contracts=contracts))
-    identity = {
+def _plan_split(command: Build, contracts: Mapping[str, object], split: str, recordings: Sequence[Recording]) -> Split:
+    identity: dict[str, object] = {
         "format": FORMAT,
         "version": VERSION,
         "corpus": command.corpus,
         "split": split,
-        "rendered": (command.root / "rendered.json").is_file(),
+        "rendered": (command.source.root / "rendered.json").is_file(),
+        "options": _options_of(command.source),
         "features": contracts,
-        "labels": corpus.LABELS,
+        "labels": command.source.labels(),
+        "events": command.source.events(),
+        "examples": asdict(command.examples),
         "shard_examples": command.shard_examples,
-        "listing": digest_of([task.digest for task in tasks]),
     }
+    deciding = {name: identity[name] for name in ("features", "labels", "events", "examples")}
+    planned = spans(recordings, command.examples)
+    tasks = tuple(shard_tasks(planned, shard_examples=command.shard_examples, contracts=deciding))
+    identity["listing"] = digest_of([task.digest for task in tasks])
     return Split(command.out / split, tasks, identity, _words(command))
 
 
-def build_missing(command: Build, corpus: ModuleType, features: Sequence[Feature], splits: Sequence[Split]) -> None:
+def build_missing(command: Build, splits: Sequence[Split], features: Sequence[Feature], tree: Tree) -> None:
     """Run the tasks whose shards are not finished, on all workers, with a line of progress every few seconds."""
     pending = [(split.folder.resolve(), task) for split in splits for task in split.pending()]
     shards = sum(len(split.tasks) for split in splits)
@@ -106,8 +168,19 @@ def build_missing(command: Build, corpus: ModuleType, features: Sequence[Feature
         log.info("build %s  %d of %d shards are whole already", command.corpus, shards - len(pending), shards)
     progress = Progress(command.corpus, shards, clips=sum(len(task.spans) for _, task in pending))
     progress.done_shards = shards - len(pending)
-    work = partial(build_shard, root=command.root.resolve(), corpus=corpus.__name__, features=tuple(features))
-    for record in run_tasks(work, pending, workers=command.workers):
+    source = replace(command.source, root=tree.root.resolve())  # type: ignore[type-var]
+    recipe = Recipe(
+        root=tree.root.resolve(),
+        labels=command.source.labels(),
+        events=command.source.events(),
+        sample_rate_hz=command.source.sample_rate_hz,
+        annotated=getattr(source, "annotated", None),
+        measure=getattr(source, "measure", None),
+        features=tuple(features),
+        silence_db=command.examples.silence_db,
+        indexes=tree.indexes.resolve() if tree.indexes else None,
+    )
+    for record in run_tasks(partial(build_shard, recipe=recipe), pending, workers=command.workers):
         progress.add(record)
 
 
@@ -138,8 +211,29 @@ class Progress:
         )
 
 
-def _plan_line(split: Split) -> str:
-    return f"{split.folder}  {split.planned:,} examples in {len(split.tasks)} shards, {len(split.pending())} to make"
+# What is said
+
+
+def _nothing_listed(command: Build, recordings: Sequence[Recording]) -> str:
+    if not recordings:
+        return (
+            f"{command.source.root} holds no recording of {command.corpus}, so there is nothing to build. Check "
+            f"--root, or render one: sonograph render {command.corpus} --out {command.source.root}"
+        )
+    reasons = Counter(kind_of(recording.problem) for recording in recordings).most_common(3)
+    account = "; ".join(f"{count:,}: {reason}" for reason, count in reasons)
+    return (
+        f"None of the {len(recordings):,} recordings of {command.source.root} can be used ({account}), so there is "
+        "nothing to build, and nothing was written. Check --root and the options that choose recordings."
+    )
+
+
+def _nothing_made(command: Build, splits: Sequence[Split]) -> str:
+    tables = ", ".join(str(split.folder / REJECTED) for split in splits)
+    return (
+        f"None of the recordings of {command.source.root} could be used, so there is no dataset. Every one is listed "
+        f"with its reason in {tables}."
+    )
 
 
 def _counts(manifest: Manifest) -> dict[str, object]:
@@ -147,19 +241,29 @@ def _counts(manifest: Manifest) -> dict[str, object]:
     return {name: getattr(manifest, name) for name in names}
 
 
+def _options_of(part: Any) -> dict[str, object]:
+    """The options of a corpus that decide what it lists."""
+    named = {field.name: getattr(part, field.name) for field in fields(part) if field.name not in _NOT_DECIDING}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in named.items()}
+
+
 def _words(command: Build) -> tuple[str, ...]:
     """The command but for where it writes and how many work on it, which decide nothing in the dataset."""
-    root, features = str(command.root), list(command.features)
-    return (
-        "build",
-        command.corpus,
-        "--root",
-        root,
-        "--features",
-        *features,
-        "--shard-examples",
-        str(command.shard_examples),
-    )
+    root = ("--root", str(command.source.root))
+    parts = [command, command.source, command.examples]
+    return ("build", command.corpus, *root, *(word for part in parts for word in _words_of(part)))
+
+
+def _words_of(part: Any) -> Iterator[str]:
+    types = get_type_hints(type(part), include_extras=True)
+    for name in (field.name for field in fields(part) if field.name not in _NOT_DECIDING):
+        value = getattr(part, name)
+        given = [about.name for about in getattr(types[name], "__metadata__", ()) if getattr(about, "name", None)]
+        word = "--" + (given[0] if given else name).replace("_", "-")
+        if value is True:
+            yield word
+        elif value is not None and value is not False:
+            yield from (word, *map(str, value if isinstance(value, tuple | list) else [value]))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from pipelines.plan import ShardTask
+from shards.decode import CLIPPED_SHARE
 from shards.manifest import (
     PLAN,
     REJECTED,
@@ -30,6 +31,8 @@ from shards.store import canonical_json, remove_partials, write_json
 from shards.writer import finished
 
 log = logging.getLogger(__name__)
+_SHOWN_REASONS = 12
+_ACCOUNTED = ("index", "seconds", "clipped_share")
 _PACKAGES = ("numpy", "torch", "torchaudio", "soundfile", "soxr", "pyarrow", "xxhash")
 
 
@@ -54,16 +57,21 @@ class Split:
 def claim(split: Split) -> None:
     """Take an empty folder, or the one in which this same build was begun. Raises DataProblem for any other."""
     remove_partials(split.folder)
+    refuse_foreign(split.folder)
     path = split.folder / PLAN
     if path.is_file():
         _compare(split, json.loads(path.read_bytes()))
-    elif split.folder.is_dir() and any(split.folder.iterdir()):
-        raise DataProblem(
-            f"{split.folder} is not empty and was not made by a build: it has no {PLAN}. Nothing was written, so that "
-            "nothing is lost. Pass another --out, or empty the folder."
-        )
     else:
         write_json(path, split.identity)
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Raises DataProblem when files lie in `folder` that no build has put there."""
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / PLAN).is_file():
+        raise DataProblem(
+            f"{folder} is not empty and was not made by a build: it has no {PLAN}. Nothing was written, so that "
+            "nothing is lost. Pass another --out, or empty the folder."
+        )
 
 
 def _compare(split: Split, found: Mapping[str, object]) -> None:
@@ -86,43 +94,54 @@ def _difference(there: object, here: object) -> tuple[str, str]:
     return tuple(json.dumps(value)[:80] for value in (there, here))  # type: ignore[return-value]
 
 
-def finish(split: Split) -> Manifest:
-    """Gather the shards' records, check that every span is accounted for, and write the manifest last."""
+def finish(split: Split) -> Manifest | None:
+    """Check that every planned example is accounted for, say what became of all, and write the manifest last.
+
+    A split of which nothing could be used gets its table of rejected ones and no manifest: None. Raises RunFailed when
+    something is neither written nor rejected, or both.
+    """
     records = [finished(split.folder, task.number, task.digest) for task in split.tasks]
     whole = [record for record in records if record is not None]
     rejected = [row for record in whole for row in record.rejected]
-    examples = sum(record.examples for record in whole)
-    if examples + len(rejected) != split.planned:
-        raise RunFailed(
-            f"{split.folder} accounts for {examples + len(rejected):,} of {split.planned:,} planned examples. No "
-            "manifest was written, so nothing will read it. Repeat the command to make what is missing."
-        )
-    if not examples:
-        reasons = Counter(row.reason for row in rejected).most_common(1)
-        raise DataProblem(
-            f"None of the {split.planned:,} recordings of {split.folder.name} could be used, so there is no "
-            f"dataset. Most common reason: {reasons[0][0]}. See {split.folder / index_path(0)} for all of them."
-        )
+    written = [read_table(split.folder / index_path(record.number), list(_ACCOUNTED)) for record in whole]
+    indices = [index for table in written for index in table["index"].to_pylist()]
+    _require_all(split, indices, rejected)
     write_table(split.folder / REJECTED, [vars(row) for row in rejected], REJECTED_SCHEMA)
-    manifest = _manifest(split, whole, rejected)
-    manifest.write(split.folder)
-    _log_finished(split.folder, manifest, rejected)
+    manifest = None
+    if indices:
+        seconds = sum(float(table["seconds"].to_numpy().sum()) for table in written)
+        manifest = _manifest(split, whole, len(rejected), seconds)
+        manifest.write(split.folder)
+    _log_account(split, manifest, rejected)
+    if clipped := sum(int((table["clipped_share"].to_numpy() > CLIPPED_SHARE).sum()) for table in written):
+        log.warning("%s  %d examples are clipped: samples stand at full scale", split.folder, clipped)
     return manifest
 
 
-def _manifest(split: Split, records: Sequence[ShardRecord], rejected: Sequence[Rejected]) -> Manifest:
-    tables = [read_table(split.folder / index_path(record.number), ["seconds"]) for record in records]
+def _require_all(split: Split, written: Sequence[int], rejected: Sequence[Rejected]) -> None:
+    found = sorted([*written, *(row.index for row in rejected)])
+    planned = sorted(span.index for task in split.tasks for span in task.spans)
+    if found != planned:
+        raise RunFailed(
+            f"{split.folder} accounts for {len(found):,} examples ({len(written):,} written, {len(rejected):,} "
+            f"rejected) where {len(planned):,} were planned, or for one of them twice. No manifest was written, so "
+            "nothing will read it. Repeat the command to make what is missing."
+        )
+
+
+def _manifest(split: Split, records: Sequence[ShardRecord], rejected: int, seconds: float) -> Manifest:
     identity = split.identity
     return Manifest(
         corpus=str(identity["corpus"]),
         split=str(identity["split"]),
         rendered=bool(identity["rendered"]),
         labels=identity["labels"],  # type: ignore[arg-type]
+        events=identity["events"],  # type: ignore[arg-type]
         features=identity["features"],  # type: ignore[arg-type]
         planned=split.planned,
         examples=sum(record.examples for record in records),
-        rejected=len(rejected),
-        seconds=sum(float(table["seconds"].to_numpy().sum()) for table in tables),
+        rejected=rejected,
+        seconds=seconds,
         shards=[Shard.of(split.folder, record) for record in records],
         files={name: StoredFile.of(split.folder / name) for name in (PLAN, REJECTED)},
         build=split.build,
@@ -139,10 +158,31 @@ def _processor() -> str:
     return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
 
 
-def _log_finished(folder: Path, manifest: Manifest, rejected: Sequence[Rejected]) -> None:
-    log.info(
-        "%s  %d examples  %.1f minutes  %d rejected  fingerprint %s",
-        folder, manifest.examples, manifest.seconds / 60, manifest.rejected, manifest.fingerprint[:8],
-    )  # fmt: skip
-    for (stage, reason), count in Counter((row.stage, row.reason) for row in rejected).most_common(5):
-        log.warning("%s  rejected %d at %s: %s", folder, count, stage, reason)
+def _log_account(split: Split, manifest: Manifest | None, rejected: Sequence[Rejected]) -> None:
+    """Recordings in, examples out, and by which reason how many were left out."""
+    holes = {row.index for row in rejected}
+    outcomes: dict[str, set[bool]] = {}
+    for task in split.tasks:
+        for span in task.spans:
+            outcomes.setdefault(span.recording.recording_id, set()).add(span.index not in holes)
+    used = sum(True in outcome for outcome in outcomes.values())
+    log.info("%s  %d recordings: %d used, %d rejected", split.folder, len(outcomes), used, len(outcomes) - used)
+    if manifest:
+        log.info(
+            "%s  %d examples  %.1f minutes  %d rejected  fingerprint %s",
+            split.folder, manifest.examples, manifest.seconds / 60, manifest.rejected, manifest.fingerprint[:8],
+        )  # fmt: skip
+    else:
+        log.warning("%s  no example could be made, so there is no dataset", split.folder)
+    reasons = Counter((row.stage, kind_of(row.reason)) for row in rejected).most_common()
+    for (stage, reason), count in reasons[:_SHOWN_REASONS]:
+        log.warning("%s  rejected %d at %s: %s", split.folder, count, stage, reason)
+    if len(reasons) > _SHOWN_REASONS:
+        log.warning(
+            "%s  and %d other reasons: %s", split.folder, len(reasons) - _SHOWN_REASONS, split.folder / REJECTED
+        )
+
+
+def kind_of(reason: str) -> str:
+    """A reason without what is particular to one recording, which stands behind a colon: so alike ones are counted."""
+    return reason.partition(":")[0][:120]

@@ -1,14 +1,62 @@
-"""Recordings -> Spans -> ShardTasks: who gets which index and which shard, decided before anything runs. Pure."""
+"""Recordings -> Spans -> ShardTasks: who gets which index and which shard, decided before anything is decoded. Pure."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import itemgetter
+from typing import Literal
 
 from pipelines.recording import Recording
+from shards.problem import UsageProblem
 from shards.store import digest_of
+
+_MOST_SPANS = 10**9  # an index has nine digits
+_ROUNDING_SECONDS = 1e-9  # lengths are quotients: without it a recording of 30 s might miss its third span of 10 s
 
 
 @dataclass(frozen=True)
+class SpanRule:
+    """Which pieces of a recording become examples."""
+
+    span_seconds: float | None = None
+    """length of an example; without it a recording is one, whole"""
+    hop_seconds: float | None = None
+    """from one begin to the next; by default the length, so that none overlap"""
+    last: Literal["drop", "keep"] = "drop"
+    """drop or keep the rest of a recording, shorter than an example"""
+    silence_db: float | None = None
+    """reject examples with an RMS below so many dB of full scale, such as -60"""
+
+    def __post_init__(self) -> None:
+        for option, value in (("--span-seconds", self.span_seconds), ("--hop-seconds", self.hop_seconds)):
+            if value is not None and not 0 < value < math.inf:
+                raise UsageProblem(f"{option} is {value}, of which no example can be made. Pass more than 0 seconds.")
+        if self.span_seconds is None and (self.hop_seconds is not None or self.last != "drop"):
+            raise UsageProblem(
+                "--hop-seconds and --last say how recordings are cut, but --span-seconds is missing, so they would be "
+                "left whole. Pass the length of an example as well."
+            )
+
+    def starts(self, seconds: float) -> list[float]:
+        """Where the examples of a recording of this length begin, in seconds."""
+        if self.span_seconds is None:
+            return [0.0]
+        hop = self.hop_seconds or self.span_seconds
+        whole = math.floor((seconds - self.span_seconds + _ROUNDING_SECONDS) / hop) + 1
+        starts = [number * hop for number in range(max(whole, 0))]
+        rest = len(starts) * hop
+        # A rest that the example before it has already covered, because they overlap, is no new piece.
+        is_new = not starts or starts[-1] + self.span_seconds + _ROUNDING_SECONDS < seconds
+        if self.last == "keep" and is_new and rest + _ROUNDING_SECONDS < seconds:
+            starts.append(rest)
+        return starts
+
+
+WHOLE = SpanRule()
+
+
+@dataclass(frozen=True, slots=True)
 class Span:
     """A piece of a recording, planned to become the example `index`; a rejected one leaves a hole there."""
 
@@ -16,6 +64,8 @@ class Span:
     recording: Recording
     start_seconds: float = 0.0
     seconds: float | None = None
+    is_piece: bool = False
+    """Cut by a rule, so that its key names its first sample."""
 
 
 @dataclass(frozen=True)
@@ -27,28 +77,96 @@ class ShardTask:
     digest: str
 
 
-def spans(recordings: Iterable[Recording]) -> Iterator[Span]:
-    """One span a recording, whole, numbered in the order of the listing. Broken recordings get their index, too."""
-    for index, recording in enumerate(recordings):
-        yield Span(index, recording, 0.0, recording.seconds)
+def spans(recordings: Iterable[Recording], rule: SpanRule = WHOLE) -> Iterator[Span]:
+    """Every recording's pieces, numbered in the order of the listing; a group stands where its first recording does.
+
+    A recording that cannot be used, or is shorter than an example, keeps one index, with its problem.
+    """
+    numbers = iter(range(_MOST_SPANS))
+    for members in _together(recordings):
+        if len(members) == 1:
+            yield from (Span(_next(numbers), *piece) for piece in _pieces(members[0], rule))
+            continue
+        # Sorting keeps the order of the listing among the pieces of one start.
+        pieces = sorted((piece for recording in members for piece in _pieces(recording, rule)), key=itemgetter(1))
+        yield from (Span(_next(numbers), *piece) for piece in pieces)
 
 
 def shard_tasks(
     planned: Iterable[Span], *, shard_examples: int, contracts: Mapping[str, object]
 ) -> Iterator[ShardTask]:
-    """Consecutive runs of `shard_examples` spans. The digest covers the spans and the feature contracts."""
-    remaining = iter(planned)
+    """Consecutive runs of at most `shard_examples` spans; a group's spans of one start stay in one shard, whatever.
+
+    The digest covers the spans and the contracts: all else that decides the bytes.
+    """
+    run: list[Span] = []
     number = 0
-    while group := tuple(islice(remaining, shard_examples)):
-        yield ShardTask(number, group, task_digest(group, contracts))
-        number += 1
+    for _, inseparable in groupby(planned, _start_of_group):
+        unit = list(inseparable)
+        if run and len(run) + len(unit) > shard_examples:
+            yield ShardTask(number, tuple(run), task_digest(run, contracts))
+            run, number = [], number + 1
+        run += unit
+    if run:
+        yield ShardTask(number, tuple(run), task_digest(run, contracts))
 
 
-def task_digest(group: Sequence[Span], contracts: Mapping[str, object]) -> str:
-    return digest_of({"spans": [_span_content(span) for span in group], "contracts": contracts})
+def task_digest(run: Sequence[Span], contracts: Mapping[str, object]) -> str:
+    pieces = [
+        (span.index, span.recording.recording_id, span.start_seconds, span.seconds, span.is_piece) for span in run
+    ]
+    recordings = {span.recording.recording_id: _content(span.recording) for span in run}
+    return digest_of({"spans": pieces, "recordings": recordings, "contracts": contracts})
 
 
-def _span_content(span: Span) -> dict[str, object]:
-    content = asdict(span)
-    content["recording"]["labels"] = dict(span.recording.labels)
-    return content
+def _together(recordings: Iterable[Recording]) -> Iterator[list[Recording]]:
+    """Recordings of one group as one list, in the place of the first of them; all others alone."""
+    listed = list(recordings)
+    groups: dict[str, list[Recording]] = {}
+    for recording in listed:
+        if recording.group:
+            groups.setdefault(recording.group, []).append(recording)
+    for recording in listed:
+        if not recording.group:
+            yield [recording]
+        elif members := groups.pop(recording.group, None):
+            yield members
+
+
+def _next(numbers: Iterator[int]) -> int:
+    for number in numbers:
+        return number
+    raise UsageProblem(
+        f"More than {_MOST_SPANS:,} examples were planned, for which an index has no room, so nothing was done. Pass a "
+        "longer --span-seconds or --hop-seconds."
+    )
+
+
+def _pieces(recording: Recording, rule: SpanRule) -> Iterator[tuple[Recording, float, float | None, bool]]:
+    """What a span is made of, but for its index: recording, start, length, and whether a rule has cut it."""
+    length = rule.span_seconds
+    if recording.problem:
+        yield recording, 0.0, None, False
+    elif length is None:
+        yield recording, 0.0, recording.seconds, False
+    elif recording.seconds is None:
+        yield replace(recording, problem="its length is unknown, so that it cannot be cut"), 0.0, None, False
+    elif starts := rule.starts(recording.seconds):
+        for start in starts:
+            yield recording, start, min(length, recording.seconds - start), True
+    else:
+        yield replace(recording, problem=f"it is shorter than {length:g} s"), 0.0, None, False
+
+
+def _start_of_group(span: Span) -> tuple[str, float]:
+    group = span.recording.group
+    return (group, span.start_seconds) if group else ("", -1.0 - span.index)
+
+
+def _content(recording: Recording) -> list[object]:
+    """What of a recording decides the bytes of its examples."""
+    events = {name: list(listed) for name, listed in recording.events.items()}
+    return [
+        *(recording.path, dict(recording.labels), events),
+        *(recording.parts, recording.segment, recording.problem),
+    ]

@@ -3,8 +3,9 @@
 import logging
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from shards.problem import DataProblem, EnvironmentProblem, RunFailed
@@ -29,7 +30,7 @@ def run_tasks(function: Callable[[Any], Any], tasks: Sequence[Any], *, workers: 
         context.print_on_execution_start = False
         references = [ray.put(task) for task in tasks]
         rows = ray.data.range(len(tasks), override_num_blocks=len(tasks))
-        pool = ray.data.TaskPoolStrategy(size=workers)
+        pool = ray.data.TaskPoolStrategy(size=min(workers, len(tasks)))
         outcomes = rows.map(_Guarded(function, references), num_cpus=1, compute=pool)
         try:
             for row in outcomes.iter_rows():
@@ -77,7 +78,8 @@ def _ray(workers: int) -> Iterator[None]:
     except (ConnectionError, TimeoutError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise EnvironmentProblem(_no_head(address or "local Ray", str(error).partition("\n")[0])) from error
     try:
-        yield
+        with redirect_stdout(sys.stderr):  # where Ray prints that a worker died; stdout is for results
+            yield
     finally:
         ray.shutdown()
 

@@ -1,6 +1,6 @@
 """The nouns between decoding and training: Clip, Example, Batch."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -33,6 +33,10 @@ class Example:
     seconds: float
     labels: Mapping[str, object]
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+    events: Mapping[str, Sequence[tuple[float, float, object]]] = field(default_factory=dict)
+    """By name: start and end in seconds from the example's begin, and what holds between; in order of their start."""
+    clipped_share: float = 0.0
+    """How many of the source's samples stand at full scale, from 0 to 1: there it was probably cut off."""
 
 
 @dataclass(frozen=True)

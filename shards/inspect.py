@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
+from shards.decode import CLIPPED_SHARE
 from shards.manifest import REJECTED, Manifest, index_path, read_table, rebuild_command
 from shards.verify import datasets_in
 
@@ -51,6 +52,8 @@ def summary(folder: Path) -> Iterator[str]:
         stored = f"{contract['stored']} as {contract['dtype']}, contract {str(contract['fingerprint'])[:8]}"
         yield f"  column       {column}: {contract['word']}, {stored}"
     yield from _labels(folder, manifest)
+    yield from _events(folder, manifest)
+    yield from _clipped(folder, manifest)
     yield from _rejected(folder, manifest)
 
 
@@ -62,6 +65,22 @@ def _labels(folder: Path, manifest: Manifest) -> Iterator[str]:
     for name, column in zip(names, columns, strict=True):
         values = [value for table in tables for value in table[column].to_pylist() if value is not None]
         yield f"  label        {name}: {_distribution(values, manifest.labels[name].get('classes'))}"  # type: ignore[arg-type]
+
+
+def _events(folder: Path, manifest: Manifest) -> Iterator[str]:
+    columns = [f"events.{name}" for name in manifest.events]
+    tables = [read_table(folder / index_path(shard.number), columns) for shard in manifest.shards]
+    for (name, kind), column in zip(manifest.events.items(), columns, strict=True):
+        rows = [row for table in tables for row in table[column].to_pylist()]
+        values = [event["value"] for row in rows for event in row or ()]
+        shown = f"{len(values):,} in {sum(map(bool, rows)):,} examples"
+        yield f"  events       {name}: {shown}" + (f"  {_distribution(values, kind.get('classes'))}" if values else "")  # type: ignore[arg-type]
+
+
+def _clipped(folder: Path, manifest: Manifest) -> Iterator[str]:
+    shares = [read_table(folder / index_path(shard.number), ["clipped_share"]) for shard in manifest.shards]
+    if count := sum(int((table["clipped_share"].to_numpy() > CLIPPED_SHARE).sum()) for table in shares):
+        yield f"  clipped      {count:,} examples have over {CLIPPED_SHARE:.1%} of their samples at full scale"
 
 
 def _distribution(values: list, classes: list[str] | None) -> str:

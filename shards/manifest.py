@@ -1,10 +1,11 @@
 """What a dataset holds, written last: shards, digests, labels, feature contracts. The one place that knows Parquet."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as parquet
@@ -18,6 +19,7 @@ MANIFEST = "manifest.json"
 PLAN = "plan.json"
 REJECTED = "rejected.parquet"
 _RECORD = b"sonograph.shard"
+_BATCH_ROWS = 1 << 14
 _ARROW_TYPES = {
     "int": pa.int64(),
     "float": pa.float64(),
@@ -92,6 +94,7 @@ class Manifest:
     split: str
     rendered: bool
     labels: Mapping[str, Mapping[str, object]]
+    events: Mapping[str, Mapping[str, object]]
     features: Mapping[str, Mapping[str, object]]
     planned: int
     examples: int
@@ -133,6 +136,7 @@ class Manifest:
                 f"and would be misread. Build it again: sonograph {' '.join(content.get('build', ['build']))}"
             )
         content.pop("fingerprint")
+        content.setdefault("events", {})  # written before there were any
         shards = [Shard(**{**shard, "files": _stored_files(shard["files"])}) for shard in content.pop("shards")]
         return cls(shards=shards, files=_stored_files(content.pop("files")), **content)
 
@@ -150,8 +154,8 @@ def column_path(column: str, number: int, suffix: str) -> str:
     return f"{column}/{number:06d}.{suffix}"
 
 
-def index_schema(labels: Mapping[str, Mapping[str, object]]) -> pa.Schema:
-    """Arrow schema of index/N.parquet: identity first, then one `label.<name>` column each."""
+def index_schema(labels: Mapping[str, Mapping[str, object]], events: Mapping[str, Mapping[str, object]]) -> pa.Schema:
+    """Arrow schema of index/N.parquet: identity first, then a column for each `label.<name>` and `events.<name>`."""
     identity = [
         ("index", pa.int64()),
         ("key", pa.string()),
@@ -159,8 +163,22 @@ def index_schema(labels: Mapping[str, Mapping[str, object]]) -> pa.Schema:
         ("source_digest", pa.string()),
         ("start_seconds", pa.float64()),
         ("seconds", pa.float64()),
+        ("clipped_share", pa.float64()),
     ]
-    return pa.schema(identity + [(f"label.{name}", _ARROW_TYPES[str(kind["type"])]) for name, kind in labels.items()])
+    labelled = [(f"label.{name}", _ARROW_TYPES[str(kind["type"])]) for name, kind in labels.items()]
+    happening = [(f"events.{name}", _event_list(str(kind["type"]))) for name, kind in events.items()]
+    return pa.schema(identity + labelled + happening)
+
+
+def _event_list(value_type: str) -> pa.DataType:
+    return pa.list_(
+        pa.struct([("start_s", pa.float64()), ("end_s", pa.float64()), ("value", _ARROW_TYPES[value_type])])
+    )
+
+
+def table_schema(columns: Mapping[str, str]) -> pa.Schema:
+    """Arrow schema of columns by name and type (`int`, `float`, `str` or a list of one)."""
+    return pa.schema([(name, _ARROW_TYPES[kind]) for name, kind in columns.items()])
 
 
 COLUMN_SCHEMA = pa.schema(
@@ -182,6 +200,12 @@ def write_table(
         parquet.write_table(table, file, compression="zstd", write_page_checksum=True)
 
 
+def write_columns(path: Path, columns: Mapping[str, Sequence], schema: pa.Schema) -> None:
+    """Write whole columns as Parquet, like `write_table` writes rows, in less memory."""
+    with whole_file(path) as file:
+        parquet.write_table(pa.table(columns, schema=schema), file, compression="zstd", write_page_checksum=True)
+
+
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """Read a table with its checksums verified. Raises DataProblem when it is absent or damaged."""
     try:
@@ -191,6 +215,12 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
             return parquet.read_table(file, columns=columns, **options)
     except (OSError, pa.ArrowException) as error:
         raise DataProblem(_damaged(path, str(error).splitlines()[0])) from error
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a table, of which only some are in memory at a time. Raises DataProblem as `read_table` does."""
+    for batch in read_table(path).to_batches(max_chunksize=_BATCH_ROWS):
+        yield from batch.to_pylist()
 
 
 def read_record(folder: Path, number: int) -> ShardRecord | None:

@@ -171,13 +171,27 @@ class Reader:
     def labels(self, name: str) -> np.ndarray:
         """Label `name` of every row, aligned with `indices`; `key` and the other identity columns by their own name."""
         column = f"label.{name}" if name in self.manifest.labels else name
-        if column not in index_schema(self.manifest.labels).names:
+        if column not in index_schema(self.manifest.labels, {}).names:
             raise DataProblem(
                 f"{self.folder} has no label '{name}', so none can be read. Labels: {', '.join(self.manifest.labels)}"
             )
-        tables = [read_table(self.folder / index_path(number), columns=[column]) for number in self._numbers]
-        values = [value for table in tables for value in table[column].to_pylist()]
+        values = self._column_of_index(column)
         return np.array(values, dtype=object if values and isinstance(values[0], list) else None)
+
+    def events(self, name: str) -> list[list[tuple[float, float, int | float | str]]]:
+        """Events `name` of every row, aligned with `indices`: start and end in seconds from its begin, and the value.
+
+        Raises DataProblem when the dataset has none of that name.
+        """
+        if name not in self.manifest.events:
+            known = ", ".join(self.manifest.events) or "none at all"
+            raise DataProblem(f"{self.folder} has no events '{name}', so none can be read. Events: {known}")
+        rows = self._column_of_index(f"events.{name}")
+        return [[(event["start_s"], event["end_s"], event["value"]) for event in row or ()] for row in rows]
+
+    def _column_of_index(self, column: str) -> list:
+        tables = [read_table(self.folder / index_path(number), columns=[column]) for number in self._numbers]
+        return [value for table in tables for value in table[column].to_pylist()]
 
     def _payload(self, row: int) -> bytearray:
         payload = bytearray(int(self.sizes[row]))

@@ -34,6 +34,7 @@ def write_shard(
     task: str,
     columns: Sequence[str],
     labels: Mapping[str, Mapping[str, object]],
+    events: Mapping[str, Mapping[str, object]],
     examples: Sequence[Example],
     rejected: Sequence[Rejected],
 ) -> ShardRecord:
@@ -46,7 +47,7 @@ def write_shard(
         files |= _write_column(folder, number, column, examples)
     record = ShardRecord(number, task, len(examples), files, tuple(rejected))
     rows = [_index_row(example) for example in examples]
-    write_table(folder / index_path(number), rows, index_schema(labels), record)
+    write_table(folder / index_path(number), rows, index_schema(labels, events), record)
     return record
 
 
@@ -101,8 +102,14 @@ def _index_row(example: Example) -> dict[str, object]:
         "source_digest": example.source_digest,
         "start_seconds": example.start_seconds,
         "seconds": example.seconds,
+        "clipped_share": example.clipped_share,
     }
-    return identity | {f"label.{name}": value for name, value in example.labels.items()}
+    labels = {f"label.{name}": value for name, value in example.labels.items()}
+    return identity | labels | {f"events.{name}": _structs(events) for name, events in example.events.items()}
+
+
+def _structs(events: Sequence[tuple[float, float, object]]) -> list[dict[str, object]]:
+    return [{"start_s": start, "end_s": end, "value": value} for start, end, value in events]
 
 
 class _Tar:

@@ -28,7 +28,9 @@ def write_split(
     examples = [
         _example(row, power, {name: values[row] for name, values in labels.items()}) for row, power in enumerate(powers)
     ]
-    record = write_shard(folder, 0, task="bumps", columns=["mel"], labels=kinds, examples=examples, rejected=[])
+    record = write_shard(
+        folder, 0, task="bumps", columns=["mel"], labels=kinds, events={}, examples=examples, rejected=[]
+    )
     write_json(folder / PLAN, {"planned": len(examples)})
     write_table(folder / REJECTED, [], REJECTED_SCHEMA)
     Manifest(
@@ -36,6 +38,7 @@ def write_split(
         split=folder.name,
         rendered=True,
         labels=kinds,
+        events={},
         features={"mel": {**described(MYNA), **(contract or {})}},
         planned=len(examples),
         examples=len(examples),

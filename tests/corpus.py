@@ -58,7 +58,14 @@ def write_noise_dataset(
         rejected = [Rejected(index, f"{index}.wav", "decode", "it is a hole") for index in planned if index in holes]
         records.append(
             write_shard(
-                folder, number, task=f"task {number}", columns=["mel"], labels=LABELS, examples=made, rejected=rejected
+                folder,
+                number,
+                task=f"task {number}",
+                columns=["mel"],
+                labels=LABELS,
+                events={},
+                examples=made,
+                rejected=rejected,
             )
         )
     write_json(folder / PLAN, {"planned": examples})
@@ -74,6 +81,7 @@ def noise_manifest(folder: Path, planned: int, records: list, samples: int) -> M
         split=folder.name,
         rendered=True,
         labels=LABELS,
+        events={},
         features={"mel": described(MYNA)},
         planned=planned,
         examples=written,

@@ -157,7 +157,7 @@ def test_broken_recordings_are_rejected_with_their_reasons_and_all_others_kept(c
     without_pitch = next(notes)
     del entries[without_pitch.stem]["pitch"]
     examples.write_text(json.dumps(entries))
-    reasons["examples.json"] = f"'{without_pitch.stem}': it has no pitch"
+    reasons["examples.json"] = f"it has no pitch: '{without_pitch.stem}'"
 
     result = sonograph("build", "nsynth", "--root", corpus, "--out", tmp_path / "out")
 

@@ -38,7 +38,9 @@ def write_one(folder: Path, count: int = 5):
     rng = np.random.default_rng(0)
     examples = [noise_example(index, rng, 8192) for index in range(count)]
     rejected = [Rejected(count, "x.wav", "decode", "broken")]
-    return write_shard(folder, 0, task="t", columns=["mel"], labels=LABELS, examples=examples, rejected=rejected)
+    return write_shard(
+        folder, 0, task="t", columns=["mel"], labels=LABELS, events={}, examples=examples, rejected=rejected
+    )
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

@@ -1,41 +1,58 @@
 """NSynth: notes of 4 s, 16 kHz mono, in nsynth-{train,valid,test}/{examples.json,audio/*.wav}; read and rendered.
 
-Rendered notes bear note ids from 500,000, instrument ids from 3,000 and instrument names from 500; the published ones
-end before 306,043, 1,006 and 200, so both may stand in one corpus and are never taken for each other.
+Each split may be the folder or the published archive, nsynth-SPLIT.jsonwav.tar.gz, which is read without unpacking it.
 """
 
 import json
 import logging
 import re
-import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence, Set
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from functools import partial
-from hashlib import sha256
 from pathlib import Path
+from typing import ClassVar
 
-import numpy as np
+import tyro
 
-from pipelines.music.instruments import Instrument, even_parts, instruments
-from pipelines.music.synthesis import SOUNDFONT, Tone, check_soundfont, fluidsynth_version, play, wav_of
-from pipelines.recording import SPLITS, Recording
+from pipelines.archive import open_archive
+from pipelines.corpus import Kind
+from pipelines.music.layouts.nsynth import (
+    FAMILIES,
+    QUALITIES,
+    RENDERED_PRESETS,
+    RENDERED_SIZES,
+    SAMPLE_RATE_HZ,
+    SECONDS,
+    SOURCES,
+    audio_path,
+    counts,
+    examples_path,
+    finish,
+    is_rendered,
+    planned,
+    render_piece,
+)
+from pipelines.recording import SPLITS, Recording, safe_id
+from pipelines.source import Tree, in_archive, names_in, read_source
 from shards.problem import DataProblem, UsageProblem
-from shards.store import remove_partials, sha256_of, whole_file, write_json
+from shards.store import whole_file, write_json
+
+__all__ = [
+    "LABELS",
+    "RENDERED_PRESETS",
+    "RENDERED_SIZES",
+    "Corpus",
+    "add",
+    "counts",
+    "finish",
+    "is_rendered",
+    "planned",
+    "render_piece",
+]
 
 log = logging.getLogger(__name__)
 
-SAMPLE_RATE_HZ = 16_000
-SECONDS = 4.0
-HELD_SECONDS = 3.0
-VELOCITIES = (25, 50, 75, 100, 127)
-FAMILIES = "bass brass flute guitar keyboard mallet organ reed string synth_lead vocal".split()
-SOURCES = "acoustic electronic synthetic".split()
-QUALITIES = (
-    "bright dark distortion fast_decay long_release multiphonic nonlinear_env percussive reverb tempo-synced".split()
-)
-LABELS: dict[str, dict[str, object]] = {
+LABELS: dict[str, Kind] = {
     "note": {"type": "int", "classes": None},
     "note_str": {"type": "str", "classes": None},
     "instrument": {"type": "int", "classes": None},
@@ -52,27 +69,42 @@ LABELS: dict[str, dict[str, object]] = {
 }
 MARKER = "rendered.json"
 
+_ARCHIVES = (".jsonwav.tar", ".jsonwav.tar.gz")  # as unpacked by some browsers, and as published
 _NAME = re.compile(r"[a-z]+(_[a-z]+)+_\d{3}-\d{3}-\d{3}", re.ASCII)
-_SAFE_ID = re.compile(r"[A-Za-z0-9_-]{1,100}", re.ASCII)
-_FIRST_NOTE, _FIRST_INSTRUMENT, _FIRST_NAME = 500_000, 3_000, 500
-_LEAST_NOTES, _MOST_NOTES = 33, 40_000  # one for each family and split; until names run out of digits
-_CHUNK_NOTES = 32  # of one child process: 50 MB of sound on its way
-_REPORT_SECONDS = 5.0
-_PEAK = 0.95  # published notes are normalised: at every velocity their peaks lie just below it
 
 
-# Reading
+@dataclass(frozen=True)
+class Corpus:
+    root: Path
+    """folder with nsynth-train, nsynth-valid and nsynth-test, or their .jsonwav.tar.gz; any of them may lack"""
+    indexes: tyro.conf.Suppress[Path | None] = None
 
+    sample_rate_hz: ClassVar[int | None] = SAMPLE_RATE_HZ
 
-def recordings(root: Path) -> Iterator[Recording]:
-    """Every note that an examples.json lists or that lies in an audio/, sorted by split and id.
+    def labels(self) -> Mapping[str, Kind]:
+        return LABELS
 
-    Bad entries and wav files without an entry keep their place, with a `problem`; a listed file that is absent is
-    found at decoding. NSynth's valid and test share instruments with each other, never with train, and probes rely
-    on it: a train note whose instrument is heard there has a problem. Raises DataProblem when a split can't be read.
-    """
-    listed = {split: _examples(root, split) for split in _splits(root)}
-    return _recordings(root, listed, held_out=_instruments_outside_train(listed))
+    def events(self) -> Mapping[str, Kind]:
+        return {}
+
+    def recordings(self) -> Iterator[Recording]:
+        """Every note that an examples.json lists or that lies in an audio/, sorted by split and id.
+
+        Bad entries and wav files without an entry keep their place, with a `problem`. NSynth's valid and test share
+        instruments with each other, never with train, and probes rely on it: a train note whose instrument is heard
+        there has a problem. Raises DataProblem when a split cannot be read.
+        """
+        homes = _homes(self.root)
+        listed = {split: _examples(self.root, home, self.indexes) for split, home in homes.items()}
+        held_out = _instruments_outside_train(listed)
+        seen: set[str] = set()
+        for split, entries in sorted(listed.items()):
+            found = [_recording(homes[split], split, name, entry, held_out) for name, entry in entries.items()]
+            names = names_in(self.root, f"{homes[split]}/audio", self.indexes)
+            found += _strays(homes[split], split, names, entries)
+            for recording in sorted(found, key=lambda recording: recording.recording_id):
+                yield _second(recording) if recording.recording_id in seen else recording
+                seen.add(recording.recording_id)
 
 
 def entry_problem(name: str, entry: object) -> str:
@@ -84,30 +116,39 @@ def entry_problem(name: str, entry: object) -> str:
     return _mistyped(entry) or _contradiction(name, entry)
 
 
-def _splits(root: Path) -> list[str]:
-    splits = [split for split in SPLITS if (root / f"nsynth-{split}").is_dir()]
-    if not splits:
+def _homes(root: Path) -> dict[str, str]:
+    """Where the notes of each split lie: its folder, or else the same folder in its archive."""
+    archives = {split: f"nsynth-{split}{end}" for split in SPLITS for end in _ARCHIVES if _is_there(root, split, end)}
+    homes = {split: f"{archive}/nsynth-{split}" for split, archive in archives.items()}
+    homes |= {split: f"nsynth-{split}" for split in SPLITS if (root / f"nsynth-{split}").is_dir()}
+    if not homes:
         raise DataProblem(
-            f"{root} holds none of nsynth-train, nsynth-valid and nsynth-test, so there is no NSynth to read. Check "
-            f"--root, or render one there: sonograph render nsynth --out {root}"
+            f"{root} holds none of nsynth-train, nsynth-valid and nsynth-test, nor their .jsonwav.tar.gz, so there is "
+            f"no NSynth to read. Check --root, or render one there: sonograph render nsynth --out {root}"
         )
-    unfinished = [split for split in SPLITS if not (root / f"nsynth-{split}" / "examples.json").is_file()]
+    unfinished = [split for split in SPLITS if not examples_path(root, split).is_file()]
     if unfinished and (root / MARKER).is_file():
         raise DataProblem(
             f"Rendering {root} was interrupted: nsynth-{unfinished[0]} has no examples.json yet, so notes are missing. "
             f"Repeat the command that renders it (its seed is in {MARKER}); it makes what is missing."
         )
-    return splits
+    return homes
 
 
-def _examples(root: Path, split: str) -> dict[str, object]:
-    path = root / f"nsynth-{split}" / "examples.json"
+def _is_there(root: Path, split: str, end: str) -> bool:
+    return (root / f"nsynth-{split}{end}").is_file()
+
+
+def _examples(root: Path, home: str, indexes: Path | None = None) -> dict[str, object]:
+    path = f"{home}/examples.json"
+    if inside := in_archive(root, path):
+        open_archive(root, inside[0], indexes)  # what is wrong with it as a whole, it says itself
     try:
-        listed = json.loads(path.read_bytes(), object_pairs_hook=_unrepeated)
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataProblem(_unreadable(path, error)) from error
+        listed = json.loads(read_source(root, path, indexes), object_pairs_hook=_unrepeated)
+    except (OSError, ValueError, RecursionError, DataProblem) as error:
+        raise DataProblem(_unreadable(root, path, error)) from error
     if not isinstance(listed, dict) or not listed:
-        raise DataProblem(_unreadable(path, "it is no table of notes, or an empty one"))
+        raise DataProblem(_unreadable(root, path, "it is no table of notes, or an empty one"))
     return listed
 
 
@@ -118,52 +159,39 @@ def _unrepeated(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return table
 
 
-def _unreadable(path: Path, cause: object) -> str:
+def _unreadable(root: Path, path: str, cause: object) -> str:
     return (
-        f"{path} cannot be read: {cause}. Without it the notes in {path.parent} have no labels. Put NSynth's own "
-        f"examples.json there, or move {path.parent.name} away to go on without it."
+        f"{root / path} cannot be read: {cause}. Without it the notes beside it have no labels. Put NSynth's own "
+        f"examples.json there, or move {path.partition('/')[0]} away to go on without it."
     )
 
 
-def _recordings(root: Path, listed: Mapping[str, Mapping[str, object]], held_out: Set[object]) -> Iterator[Recording]:
-    seen: set[str] = set()
-    for split, entries in sorted(listed.items()):
-        found = [_recording(split, name, entry, held_out) for name, entry in entries.items()]
-        names = {path.stem for path in (root / f"nsynth-{split}" / "audio").glob("*.wav")}
-        found += [_stray(split, name) for name in names - entries.keys()]
-        for recording in sorted(found, key=lambda recording: recording.recording_id):
-            yield _second(recording) if recording.recording_id in seen else recording
-            seen.add(recording.recording_id)
-
-
-def _recording(split: str, name: str, entry: object, held_out: Set[object]) -> Recording:
+def _recording(home: str, split: str, name: str, entry: object, held_out: Set[object]) -> Recording:
     if problem := entry_problem(name, entry):
-        path = f"nsynth-{split}/examples.json"  # its name may lead anywhere, so it names no file
-        return Recording(_safe_id(split, name), path, split, {}, SECONDS, f"{name[:80]!r}: {problem}"[:300])
+        path = f"{home}/examples.json"  # its name may lead anywhere, so it names no file
+        return Recording(safe_id(name), path, split, {}, SECONDS, f"{problem[:200]}: {name[:80]!r}")
     labels = {field: tuple(value) if isinstance(value := entry[field], list) else value for field in LABELS}  # type: ignore[index]
-    recording = Recording(name, f"nsynth-{split}/audio/{name}.wav", split, labels, SECONDS)
+    recording = Recording(name, f"{home}/audio/{name}.wav", split, labels, SECONDS)
     if split == "train" and not held_out.isdisjoint((labels["instrument"], labels["instrument_str"])):
         return replace(recording, problem="its instrument is also in valid or test: training would make it known there")
     return recording
 
 
-def _stray(split: str, name: str) -> Recording:
-    path = f"nsynth-{split}/audio/{name}.wav".encode(errors="backslashreplace").decode()  # it may be any bytes
-    return Recording(
-        _safe_id(split, name), path, split, {}, SECONDS, "examples.json does not list it: it has no labels"
-    )
+def _strays(
+    home: str, split: str, names: Iterable[tuple[str, str]], entries: Mapping[str, object]
+) -> Iterator[Recording]:
+    """Files beside the listed ones, and what an archive holds that must not be read."""
+    for name, problem in names:
+        stem = name.removesuffix(".wav")
+        if stem not in entries and (problem or stem != name):
+            path = f"{home}/audio/{name}".encode(errors="backslashreplace").decode()  # it may be any bytes
+            problem = problem or "examples.json does not list it, so that it has no labels"
+            yield Recording(safe_id(stem), path, split, {}, SECONDS, problem)
 
 
 def _second(recording: Recording) -> Recording:
     problem = recording.problem or "another split has a note of the same name"
     return replace(recording, recording_id=f"{recording.recording_id}--{recording.split}", problem=problem)
-
-
-def _safe_id(split: str, name: str) -> str:
-    if _SAFE_ID.fullmatch(name):
-        return name
-    digest = sha256(f"{split}/{name}".encode(errors="surrogatepass")).hexdigest()
-    return re.sub(r"[^A-Za-z0-9_-]", "_", name)[:60] + "--" + digest[:12]
 
 
 def _instruments_outside_train(listed: Mapping[str, Mapping[str, object]]) -> set[object]:
@@ -211,37 +239,7 @@ def _numbered(entry: Mapping, what: str, names: Sequence[str]) -> bool:
     return dict(enumerate(names)).get(entry[f"instrument_{what}"]) == entry[f"instrument_{what}_str"]
 
 
-# Rendering
-
-
-@dataclass(frozen=True)
-class PlannedNote:
-    """A note to render: where it belongs, what examples.json says of it, how it is played."""
-
-    split: str
-    entry: Mapping[str, object]
-    tone: Tone
-
-    @property
-    def name(self) -> str:
-        return str(self.entry["note_str"])
-
-
-def render(root: Path, *, notes: int, seed: int, workers: int, soundfont: Path = SOUNDFONT) -> int:
-    """Render what is missing of a corpus into `root`; returns how many notes that were. Same seed, same bytes.
-
-    Raises DataProblem when `root` holds anything else, EnvironmentProblem without synthesiser, SoundFont or disk space,
-    UsageProblem when so many notes cannot be had, RunFailed when the synthesiser fails.
-    """
-    planned = planned_notes(notes, seed)
-    check_soundfont(soundfont, [note.tone for note in planned])
-    _claim(root, _marker(notes, seed, soundfont))
-    missing = [note for note in planned if not _audio(root, note.split, note.name).is_file()]
-    _render_all(root, missing, soundfont=soundfont, workers=workers)
-    for split in SPLITS:
-        if not (examples := root / f"nsynth-{split}" / "examples.json").is_file():
-            write_json(examples, {note.name: note.entry for note in planned if note.split == split})
-    return len(missing)
+# Adding published notes
 
 
 def add(root: Path, folder: Path) -> int:
@@ -252,145 +250,41 @@ def add(root: Path, folder: Path) -> int:
     """
     if (folder / MARKER).is_file():
         raise UsageProblem(f"{folder} is itself rendered, so nothing was added. Pass folders of published notes.")
-    usable = [note for note in recordings(folder) if _is_addable(folder, note)]
-    names = {split: [note.recording_id for note in usable if note.split == split] for split in SPLITS}
-    merged = {split: _merged(root, folder, split, names[split]) for split in SPLITS if names[split]}
+    tree = Tree(folder)
+    usable = [note for note in Corpus(folder).recordings() if _is_addable(tree, note)]
+    notes = {split: [note for note in usable if note.split == split] for split in SPLITS}
+    merged = {split: _merged(root, folder, split, notes[split]) for split in SPLITS if notes[split]}
     for split, entries in merged.items():
-        for name in names[split]:
-            with whole_file(_audio(root, split, name)) as file:
-                file.write(_audio(folder, split, name).read_bytes())
-        write_json(root / f"nsynth-{split}" / "examples.json", entries)
-    for other in {path.name for path in folder.glob("nsynth-*")} - {f"nsynth-{split}" for split in SPLITS}:
+        for note in notes[split]:
+            with whole_file(audio_path(root, split, note.recording_id)) as file:
+                file.write(read_source(folder, note.path))
+        write_json(examples_path(root, split), entries)
+    for other in {path.name for path in folder.glob("nsynth-*")} - _known_names():
         log.warning("not added: %s, which is no split of NSynth", folder / other)
     return len(usable)
 
 
-def _is_addable(folder: Path, note: Recording) -> bool:
-    problem = note.problem or ("" if (folder / note.path).is_file() else "there is no such file")
+def _known_names() -> set[str]:
+    return {f"nsynth-{split}{end}" for split in SPLITS for end in ("", *_ARCHIVES)}
+
+
+def _is_addable(tree: Tree, note: Recording) -> bool:
+    problem = note.problem or tree.problem(note.path)
     if problem:
-        log.warning("not added: %s: %s", folder / note.path, problem)
+        log.warning("not added: %s: %s", tree.root / note.path, problem)
     return not problem
 
 
-def _merged(root: Path, folder: Path, split: str, names: Sequence[str]) -> dict[str, object]:
-    """The target's entries with those of `names`. Raises DataProblem when a name already means something else."""
-    listed, published = _examples(root, split), _examples(folder, split)
-    for name in names:
-        there = _audio(root, split, name)
+def _merged(root: Path, folder: Path, split: str, notes: Sequence[Recording]) -> dict[str, object]:
+    """The target's entries with those of `notes`. Raises DataProblem when a name already means something else."""
+    listed, published = _examples(root, f"nsynth-{split}"), _examples(folder, _homes(folder)[split])
+    for note in notes:
+        name, there = note.recording_id, audio_path(root, split, note.recording_id)
         if listed.get(name, published[name]) != published[name] or (
-            there.is_file() and there.read_bytes() != _audio(folder, split, name).read_bytes()
+            there.is_file() and there.read_bytes() != read_source(folder, note.path)
         ):
             raise DataProblem(
                 f"{name} is another note in {root} than in {folder}, so nothing of that folder was added. Rename one "
                 "of them, or leave the folder out."
             )
-    return listed | {name: published[name] for name in names}
-
-
-def planned_notes(notes: int, seed: int) -> list[PlannedNote]:
-    """All notes of a rendered corpus: 70 % train, 8 % valid, 22 % test, families even, instruments disjoint."""
-    if not _LEAST_NOTES <= notes <= _MOST_NOTES:
-        raise UsageProblem(
-            f"{notes:,} notes cannot be rendered: every family needs one in every split, and instruments run out of "
-            f"numbers. Pass --notes between {_LEAST_NOTES} and {_MOST_NOTES:,}."
-        )
-    planned: list[PlannedNote] = []
-    named: Counter[str] = Counter()
-    for number, instrument in enumerate(_instruments(notes, seed), _FIRST_INSTRUMENT):
-        kind = f"{instrument.preset.family}_{instrument.preset.source}"
-        planned += _played(instrument, number, f"{kind}_{_FIRST_NAME + named[kind]}", _FIRST_NOTE + len(planned))
-        named[kind] += 1
-    return planned
-
-
-def _instruments(notes: int, seed: int) -> Iterator[Instrument]:
-    valid, test = (max(len(FAMILIES), round(notes * share)) for share in (0.08, 0.22))
-    for split, split_notes in zip(SPLITS, (notes - valid - test, valid, test), strict=True):
-        for family, family_notes in zip(FAMILIES, even_parts(split_notes, len(FAMILIES)), strict=True):
-            rng = np.random.default_rng([seed, SPLITS.index(split), FAMILIES.index(family)])
-            yield from instruments(family, split, notes=family_notes, velocities=VELOCITIES, rng=rng)
-
-
-def _played(instrument: Instrument, number: int, name: str, first_note: int) -> Iterator[PlannedNote]:
-    preset = instrument.preset
-    for note, (pitch, velocity) in enumerate(instrument.keys, first_note):
-        entry = {
-            "note": note,
-            "note_str": f"{name}-{pitch:03}-{velocity:03}",
-            "instrument": number,
-            "instrument_str": name,
-            "pitch": pitch,
-            "velocity": velocity,
-            "sample_rate": SAMPLE_RATE_HZ,
-            "qualities": [0] * len(QUALITIES),  # nobody listened to them: they claim none
-            "qualities_str": [],
-            "instrument_family": FAMILIES.index(preset.family),
-            "instrument_family_str": preset.family,
-            "instrument_source": SOURCES.index(preset.source),
-            "instrument_source_str": preset.source,
-        }
-        yield PlannedNote(preset.split, entry, Tone(preset.bank, preset.program, pitch, velocity, instrument.timbre))
-
-
-def _marker(notes: int, seed: int, soundfont: Path) -> dict[str, object]:
-    return {
-        "corpus": "nsynth",
-        "what": "Notes rendered from a SoundFont in the layout of NSynth; not the NSynth dataset.",
-        "notes": notes,
-        "seed": seed,
-        "soundfont": sha256_of(soundfont),
-        "fluidsynth": fluidsynth_version(),
-    }
-
-
-def _claim(root: Path, marker: Mapping[str, object]) -> None:
-    """Take an empty folder, or one in which the same corpus was begun."""
-    path = root / MARKER
-    remove_partials(root)
-    if path.is_file():
-        found = json.loads(path.read_bytes())
-        different = [
-            f"{key} {found.get(key)} there, {marker[key]} here" for key in marker if found.get(key) != marker[key]
-        ]
-        if different:
-            raise DataProblem(
-                f"{root} holds another rendered corpus ({'; '.join(different)}). Notes of both would mix, so nothing "
-                "was written. Pass another --out, or delete that folder."
-            )
-    elif root.exists() and (not root.is_dir() or any(inside.name != "RESULT.json" for inside in root.iterdir())):
-        raise DataProblem(
-            f"{root} is not empty and was not rendered by this command: it has no {MARKER}. Nothing was written, so "
-            "that nothing is lost. Pass another --out."
-        )
-    else:
-        write_json(path, marker)
-
-
-def _render_all(root: Path, notes: Sequence[PlannedNote], *, soundfont: Path, workers: int) -> None:
-    """Threads suffice: each waits for its fluidsynth process, and decoding leaves the interpreter free."""
-    chunks = [notes[start : start + _CHUNK_NOTES] for start in range(0, len(notes), _CHUNK_NOTES)]
-    done, begin, reported = 0, time.monotonic(), 0.0
-    pool = ThreadPoolExecutor(workers)
-    try:
-        for chunk_notes in pool.map(partial(_render_chunk, root, soundfont), chunks):
-            done += chunk_notes
-            seconds = time.monotonic() - begin
-            if seconds - reported >= _REPORT_SECONDS or done == len(notes):
-                reported, rate = seconds, done / seconds
-                eta_seconds = (len(notes) - done) / rate
-                log.info("render nsynth  note %d/%d  %.0f notes/s  eta %.0f s", done, len(notes), rate, eta_seconds)
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _render_chunk(root: Path, soundfont: Path, notes: Sequence[PlannedNote]) -> int:
-    tones = [note.tone for note in notes]
-    sounds = play(tones, soundfont=soundfont, held_seconds=HELD_SECONDS, seconds=SECONDS, sample_rate_hz=SAMPLE_RATE_HZ)
-    for note, waveform in zip(notes, sounds, strict=True):
-        with whole_file(_audio(root, note.split, note.name)) as file:
-            file.write(wav_of(waveform, peak=_PEAK, sample_rate_hz=SAMPLE_RATE_HZ))
-    return len(notes)
-
-
-def _audio(root: Path, split: str, name: str) -> Path:
-    return root / f"nsynth-{split}" / "audio" / f"{name}.wav"
+    return listed | {note.recording_id: published[note.recording_id] for note in notes}

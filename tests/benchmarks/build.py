@@ -22,11 +22,10 @@ import webdataset
 
 from pipelines.plan import ShardTask, shard_tasks, spans
 from pipelines.recording import Recording
-from pipelines.task import build_shard
+from pipelines.task import Recipe, build_shard
 from shards.features.mel import MYNA
 
 CLIPS, SECONDS, RATE_HZ, ROUNDS = 40, 10, 44_100, 5
-LABELS: dict[str, dict[str, object]] = {}  # this file is the layout of its own corpus
 
 
 def measure() -> dict[str, object]:
@@ -55,7 +54,8 @@ def measure() -> dict[str, object]:
 
 def _ours(folder: Path, task: ShardTask) -> None:
     with tempfile.TemporaryDirectory() as out:
-        record = build_shard((Path(out), task), root=folder, corpus="tests.benchmarks.build", features=[MYNA])
+        recipe = Recipe(root=folder, labels={}, events={}, features=(MYNA,))
+        record = build_shard((Path(out), task), recipe=recipe)
         assert record.examples == CLIPS, record.rejected
 
 

@@ -1,0 +1,63 @@
+"""A feature that kills or hangs its own process for one recording, as a broken decoder does."""
+
+import ctypes
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from pipelines.plan import shard_tasks, spans
+from pipelines.recording import Recording
+from pipelines.task import Recipe, build_shard
+from pipelines.workers import run_tasks
+from shards.example import Clip
+from shards.features.mel import MYNA
+
+PIECE_SECONDS = 6.0
+CRASHING, HANGING = 0.75, 0.5
+"""The amplitude of the first sample decides."""
+
+
+@dataclass(frozen=True)
+class Poisoned:
+    sample_rate_hz: int = 16_000
+    column: str = "mel"
+
+    @property
+    def contract(self) -> Mapping[str, object]:
+        return MYNA.contract
+
+    def __call__(self, clips: Sequence[Clip]) -> list[np.ndarray]:
+        react(float(clips[0].waveform[0, 0]))
+        return MYNA(clips)
+
+
+def react(amplitude: float) -> None:
+    """Die of a real SIGSEGV, or hang as native code does, which never gives Python's lock back."""
+    if amplitude == CRASHING:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if amplitude == HANGING:
+        ctypes.PyDLL(None).pause()
+
+
+def write_corpus(root: Path, first_samples: Sequence[float]) -> list[Recording]:
+    root.mkdir(parents=True)
+    for number, first in enumerate(first_samples):
+        waveform = 0.1 * np.random.default_rng(number).standard_normal(16_000)
+        waveform[0] = first
+        soundfile.write(root / f"{number}.wav", waveform, 16_000, subtype="FLOAT")
+    return [Recording(f"{number}", f"{number}.wav", "train") for number in range(len(first_samples))]
+
+
+def build(root: Path, out: Path, first_samples: Sequence[float]) -> None:
+    recordings = write_corpus(root, first_samples)
+    tasks = list(shard_tasks(spans(recordings), shard_examples=4, contracts={}))
+    recipe = Recipe(root=root, labels={}, events={}, features=(Poisoned(),), piece_seconds=PIECE_SECONDS)
+    records = list(run_tasks(partial(build_shard, recipe=recipe), [(out, task) for task in tasks], workers=2))
+    for record in sorted(records, key=lambda record: record.number):
+        print(record.number, record.examples, [(row.index, row.reason) for row in record.rejected])
