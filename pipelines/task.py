@@ -15,7 +15,7 @@ from pipelines.isolation import PIECE_SECONDS, each, mark_of
 from pipelines.plan import ShardTask, Span
 from pipelines.recording import Event, Label, Recording
 from pipelines.source import Tree, paths_of, read_source
-from shards.decode import SILENT_PEAK, DecodeError, clipped_share, decode, is_silent, probe, resampled
+from shards.decode import FULL_SCALE, SILENT_PEAK, DecodeError, clipped_share, decode, probe, resampled
 from shards.example import Clip, Example
 from shards.feature import Feature
 from shards.manifest import Rejected, ShardRecord
@@ -97,9 +97,11 @@ class ExampleMaker:
         try:
             clip = _mean(_decoded(source, span) for source in sources)
             _check_clip(clip, self.recipe)
+            return self._example(replace(span, recording=recording), clip, sources)
         except DecodeError as error:
             return rejected("decode", str(error))
-        return self._example(replace(span, recording=recording), clip, sources)
+        except ValueError as error:
+            return rejected("feature", str(error))
 
     def _example(self, span: Span, clip: Clip, sources: Sequence[bytes]) -> Example:
         recording = span.recording
@@ -113,7 +115,7 @@ class ExampleMaker:
             seconds=clip.seconds,
             labels={**recording.labels, **(self.recipe.measure(clip) if self.recipe.measure else {})},
             events=_events_within(recording, span.start_seconds, clip.seconds),
-            clipped_share=clipped_share(clip),
+            clipped_share=clipped_share(clip) if _peak(clip) >= FULL_SCALE else 0.0,
             arrays={
                 feature.column: feature([resampled(clip, feature.sample_rate_hz)])[0]
                 for feature in self.recipe.features
@@ -160,12 +162,16 @@ def _check_clip(clip: Clip, recipe: Recipe) -> None:
     wanted_hz = recipe.sample_rate_hz
     if wanted_hz is not None and clip.sample_rate_hz != wanted_hz:
         raise DecodeError(f"its rate is {clip.sample_rate_hz:,} Hz where the corpus has {wanted_hz:,} Hz")
-    if is_silent(clip):
+    if not _peak(clip) >= SILENT_PEAK:
         raise DecodeError(f"it is silent: no amplitude reaches {SILENT_PEAK}")
     if recipe.silence_db is not None:
         rms = float(np.sqrt(np.mean(np.square(clip.waveform, dtype=np.float64))))
         if rms < 10 ** (recipe.silence_db / 20):
             raise DecodeError(f"it is quieter than {recipe.silence_db:g} dB of full scale")
+
+
+def _peak(clip: Clip) -> float:
+    return float(np.maximum(clip.waveform.max(initial=0.0), -clip.waveform.min(initial=0.0)))
 
 
 def _digest(sources: Sequence[bytes]) -> str:

@@ -31,7 +31,7 @@ class Feature(Protocol):
         """Frames of a clip of so many samples, without running."""
 
     def __call__(self, clips: Sequence[Clip]) -> list[np.ndarray]:
-        """One array a clip, in the stored dtype."""
+        """One array a clip, in the stored dtype. Raises ValueError for a clip of which none can be made."""
 
     def restore(self, stored: Tensor) -> Tensor:
         """Stored values -> the feature's own units, float32."""

@@ -15,6 +15,7 @@ from pipelines.plan import Span, SpanRule, spans
 from pipelines.recording import Recording
 from pipelines.task import ExampleMaker, Recipe
 from shards.example import Clip, Example
+from shards.features.mel import MYNA
 from shards.manifest import Rejected
 
 RATE = 16_000
@@ -126,6 +127,13 @@ def test_what_cannot_be_read_is_rejected_with_its_reason(root: Path):
     assert reason(path="../secret.wav") == ("read", "its path leads out of the corpus folder")
     assert reason(problem="no pitch") == ("listing", "no pitch")
     assert reason(parts=("ramp.wav", "absent.wav")) == ("read", "No such file or directory")
+
+
+def test_a_last_piece_that_is_too_short_for_the_feature_costs_itself_only(root: Path):
+    recording = Recording("ramp", "ramp.wav", "train", {}, 5.0)
+    *kept, rejected = made(root, recording, SpanRule(2.49, last="keep"), features=(MYNA,))
+    assert [example.key for example in kept] == ["ramp@0", "ramp@39840"]
+    assert (rejected.stage, rejected.reason.partition(":")[0]) == ("feature", "it is too short for a mel")
 
 
 EVENTS = st.lists(

@@ -56,7 +56,10 @@ class Mel:
         return 1 + samples // self.hop_samples
 
     def __call__(self, clips: Sequence[Clip]) -> list[np.ndarray]:
-        """Arrays (bands, frames), float16 of sqrt(power), frame-major. Clips must have the contract's rate."""
+        """Arrays (bands, frames), float16 of sqrt(power), frame-major. Clips must have the contract's rate.
+
+        Raises ValueError for a clip no longer than half a window, which cannot be padded by reflection.
+        """
         return [self._one(clip) for clip in clips]
 
     def restore(self, stored: Tensor) -> Tensor:
@@ -65,6 +68,8 @@ class Mel:
 
     def _one(self, clip: Clip) -> np.ndarray:
         assert clip.sample_rate_hz == self.sample_rate_hz and clip.waveform.shape[0] == 1
+        if clip.waveform.shape[1] <= self.fft_samples // 2:
+            raise ValueError(f"it is too short for a mel: no longer than half a window of {self.fft_samples} samples")
         basis = mel_basis(
             sample_rate_hz=self.sample_rate_hz,
             fft_samples=self.fft_samples,
