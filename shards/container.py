@@ -15,6 +15,7 @@ from shards.problem import DataProblem
 
 UNKNOWN_BYTES = 0xFFFFFFFF  # what a writer leaves that could not know its length
 _MOST_CHUNKS = 10_000
+_MOST_HZ, _MOST_CHANNELS = 10_000_000, 1024
 
 
 DEMUXERS = {  # container -> FFmpeg's name for it; nothing else is ever opened by it
@@ -56,6 +57,10 @@ class AudioHeader:
     channels: int
     container: str
     slack_seconds: float | None = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sample_rate_hz <= _MOST_HZ or not 0 < self.channels <= _MOST_CHANNELS:
+            raise DecodeError(f"its header makes no sense: {self.channels} channels at {self.sample_rate_hz:,} Hz")
 
 
 class Chunk(NamedTuple):
@@ -149,10 +154,8 @@ def flac_header(file: BufferedIOBase, start: int) -> AudioHeader:
 
 
 def counted(samples: int | None, rate_hz: int, channels: int, container: str) -> AudioHeader:
-    """The header of a container that counts samples exactly. Raises DecodeError for absurd rates."""
-    if not 0 < rate_hz <= 10_000_000 or not channels:
-        raise DecodeError(f"its header makes no sense: {channels} channels at {rate_hz:,} Hz")
-    return AudioHeader(None if samples is None else samples / rate_hz, rate_hz, channels, container)
+    """The header of a container that counts samples exactly."""
+    return AudioHeader(None if samples is None else samples / max(rate_hz, 1), rate_hz, channels, container)
 
 
 def _chunks(file: BufferedIOBase, start: int, order: str, what: str) -> Iterator[Chunk]:

@@ -126,7 +126,7 @@ def with_libsndfile(
 ) -> Iterator[tuple[Block, int]]:
     """Blocks from `start_seconds` on, and their rate in Hz; each is gone when the next is asked for."""
     try:
-        with soundfile.SoundFile(io.BytesIO(source)) as file:
+        with soundfile.SoundFile(_Bytes(source)) as file:
             start = round(start_seconds * file.samplerate)
             left = file.frames - start if seconds is None else round(seconds * file.samplerate)
             file.seek(start)
@@ -136,6 +136,13 @@ def with_libsndfile(
                 yield list(block.T), file.samplerate
     except soundfile.SoundFileError as error:
         raise Unreadable(f"libsndfile cannot read it: {getattr(error, 'error_string', error)}") from error
+
+
+class _Bytes(io.BytesIO):
+    """Damaged files make libsndfile ask for what lies before the first byte; no error may leave its callback."""
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return super().seek(offset if whence else max(offset, 0), whence)
 
 
 BACK_ENDS: dict[str, BackEnd] = {
@@ -205,6 +212,8 @@ def _gathered(blocks: Iterator[tuple[Block, int]], channels: Channels, expected_
     """Blocks down-mixed one by one, each to its place in memory, which grows with what comes."""
     joined, samples, rates = np.empty((1, 0), np.float32), 0, set()
     for block, rate_hz in blocks:
+        if not len(block[0]):
+            continue
         rows, end = len(block) if channels == "keep" else 1, samples + len(block[0])
         if rows * end > _MOST_AMPLITUDES:
             raise DecodeError(f"it decodes to more than {_MOST_AMPLITUDES:,} amplitudes: ask for a part of it")

@@ -34,15 +34,15 @@ def read(
 
     Raises Unreadable for what the libraries refuse.
     """
-    sliced_samples = 0
+    needed, sliced_samples = source, 0
     if header.container in PACKETS and may_seek:
-        source, sliced_samples = _sliced(source, header, start_seconds)
+        needed, sliced_samples = _sliced(source, header, start_seconds)
     options = _CLOSED | ({"enable_drefs": "0"} if header.container == "mov" else {})
     try:
-        with av.open(io.BytesIO(source), "r", format=DEMUXERS[header.container], options=options) as container:
+        with av.open(io.BytesIO(needed), "r", format=DEMUXERS[header.container], options=options) as container:
             stream = next(iter(container.streams.audio), None)
-            if stream is None:
-                raise DecodeError("it has no audio stream")
+            if stream is None or stream.codec_context is None or stream.sample_rate <= 0:
+                raise Unreadable("FFmpeg's libraries find no audio in it that they can decode")
             stream.codec_context.thread_count = 1
             rate_hz = stream.sample_rate
             landed, frames = (
@@ -130,8 +130,11 @@ def _frames(packets: Iterator[av.Packet]) -> Frames:
 
 def _blocks(frames: Frames, wanted: int | None) -> Iterator[Block]:
     """Frames joined to larger blocks, for a call of numpy costs as much as a frame; `wanted` samples at most."""
-    fifo, left = av.AudioFifo(), wanted
+    fifo, left, channels = av.AudioFifo(), wanted, None
     for frame in frames:
+        channels = channels or frame.layout.nb_channels
+        if frame.layout.nb_channels != channels:  # the queue refuses other changes, but crashes with this one
+            raise DecodeError(f"it changes from {channels} channels to {frame.layout.nb_channels} within its stream")
         frame.pts = None  # the queue would refuse gaps
         fifo.write(frame)
         if left is not None:

@@ -47,6 +47,7 @@ LOSSLESS = ("wav-16", "wav-24", "wav-32", "rf64", "aiff-16", "aiff-24", "flac-16
 FORMATS = (*_WRITTEN, *_ENCODED)
 
 
+@cache
 def music(seconds: float = SECONDS, rate_hz: int = RATE_HZ) -> np.ndarray:
     """Decaying chords in a little noise, different in both channels, (samples, 2) float32, in steps of 16 bits."""
     rng, time = np.random.default_rng(7), np.arange(round(seconds * rate_hz)) / rate_hz
@@ -57,7 +58,9 @@ def music(seconds: float = SECONDS, rate_hz: int = RATE_HZ) -> np.ndarray:
     ]
     stereo = 0.08 * np.stack([sum(voices[::2]), sum(voices[1::2])], axis=1)
     stereo += 0.002 * rng.standard_normal(stereo.shape)
-    return (np.round(stereo * 2**15) / 2**15).astype(np.float32)
+    stereo = (np.round(stereo * 2**15) / 2**15).astype(np.float32)
+    stereo.flags.writeable = False
+    return stereo
 
 
 @cache

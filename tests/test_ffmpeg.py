@@ -47,8 +47,9 @@ class Canary:
         return True
 
     def close(self) -> None:
-        os.close(os.open(self.path, os.O_RDONLY | os.O_NONBLOCK))
+        reader = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
         self._watch.join(timeout=10)
+        os.close(reader)
         self.port.close()
 
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shards.container import DecodeError
 from shards.decode import decode
 from tests.media import FORMATS, RATE_HZ, by_ffmpeg, decibels, encoded, music
 
@@ -59,6 +60,12 @@ def test_a_part_far_into_a_long_recording_costs_little_more_than_one_at_its_begi
 
     whole = min(seconds_for(0.0) for _ in range(3)) * 50
     assert min(seconds_for(95.0) for _ in range(3)) < whole / 5
+
+
+def test_a_stream_that_changes_its_channels_is_refused_and_crashes_nothing():
+    stereo, mono = encoded("ac3"), by_ffmpeg(encoded("wav-16"), "ac3", "-ac", "1", "-b:a", "640k")
+    with pytest.raises(DecodeError, match="changes from 2 channels to 1"):
+        decode(stereo + mono)
 
 
 @pytest.mark.parametrize("words", ["-c:a libopus -ar 48000", "-c:a aac -aac_pns 0"])
