@@ -2,7 +2,7 @@
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from io import BufferedIOBase
 from typing import NamedTuple
 
@@ -38,15 +38,15 @@ class _Track:
 
 def mov_header(file: BufferedIOBase, start: int) -> AudioHeader:
     """The first sound track: its edit list, or else the durations of its samples, also those in fragments."""
-    track = None
-    for box in _top_boxes(file, start):
-        if box.name == b"moov" and track is None:
-            track = _sound_track(_contents(file, box))
-        elif box.name == b"moof" and track is not None:
-            track = replace(track, ticks=max(track.ticks, _fragment_end(_contents(file, box), track)))
-    if track is None:
+    boxes = list(_top_boxes(file, start))
+    moov = next((box for box in boxes if box.name == b"moov"), None)
+    if moov is None:
         raise DecodeError("its index (the moov box) is missing: the file is truncated or was never finished")
-    seconds = track.edited_seconds or track.ticks / track.ticks_per_second or None
+    track = _sound_track(_contents(file, moov))
+    fragments = (_contents(file, box) for box in reversed(boxes) if box.name == b"moof")
+    fragment_ends = (end for fragment in fragments if (end := _fragment_end(fragment, track)))
+    ticks = max(track.ticks, next(fragment_ends, 0))
+    seconds = track.edited_seconds or ticks / track.ticks_per_second or None
     slack_seconds = _PADDING_SAMPLES / track.sample_rate_hz
     return AudioHeader(seconds, track.sample_rate_hz, track.channels, "mov", slack_seconds)
 

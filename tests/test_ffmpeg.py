@@ -145,7 +145,7 @@ SUN_AUDIO = r"printf '.snd\0\0\0\x18\xff\xff\xff\xff\0\0\0\6\0\0\xac\x44\0\0\0\1
         ("while :; do :; done", "1 s of processor time"),
         ("kill -SEGV $$", "crashed with signal 11"),
         ("head -c 9000000 /dev/zero > $(mktemp)", "File size limit exceeded|temporary space|status"),
-        ("x=$(head -c 500000000 /dev/zero | tr '\\0' x)", "cannot allocate|memory"),
+        ("tail /dev/zero", "memory exhausted|allocate"),
         (f"{SUN_AUDIO}; cat /dev/zero", "more than 5,000,000 bytes"),
         (f"{SUN_AUDIO}; head -c 400 /dev/zero; echo broken packet >&2; exit 1", "broken packet"),
         ("yes | head -c 100", "something else than samples"),
@@ -156,7 +156,10 @@ def test_a_decoder_gone_wrong_costs_one_recording_and_a_second(stand_in, script:
     stand_in(script)
     begin = time.monotonic()
     limits = Limits(
-        memory_bytes=300_000_000, cpu_seconds=1, wall_seconds=1.0 if "sleep" in script else 10.0, output_bytes=5_000_000
+        memory_bytes=300_000_000,
+        cpu_seconds=1 if "while" in script else 10,
+        wall_seconds=1.0 if "sleep" in script else 10.0,
+        output_bytes=5_000_000,
     )
     with pytest.raises(DecodeError, match=reason):
         read_all(encoded("wav-16"), limits)

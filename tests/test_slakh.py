@@ -173,11 +173,12 @@ def test_when_filters_leave_nothing_the_error_says_which_took_how_many(tmp_path:
         listed(tmp_path)
 
 
-def test_a_wrong_folder_is_a_data_problem_that_names_the_right_one(genuine: Path):
-    with pytest.raises(DataProblem, match=f"holds no TrackNNNNN folder.*{genuine} does"):
-        listed(genuine.parent)
+def test_a_wrong_folder_is_a_data_problem_that_names_the_right_one(tmp_path: Path):
+    write_track(tmp_path / "slakh" / "train" / "Track00001")
+    with pytest.raises(DataProblem, match=f"holds no TrackNNNNN folder.*{tmp_path / 'slakh'} does"):
+        listed(tmp_path)
     with pytest.raises(DataProblem, match="sonograph render slakh"):
-        listed(genuine / "absent")
+        listed(tmp_path / "absent")
 
 
 @pytest.fixture
