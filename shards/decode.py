@@ -54,7 +54,7 @@ def decode(
     header = read_header(io.BytesIO(source))
     cut = partial(_clip, source, header, start_seconds=start_seconds, seconds=seconds, channels=channels)
     try:
-        clip = cut(ffmpeg.read if isolated else _back_end(header, start_seconds))
+        clip = cut(ffmpeg.read if isolated else BACK_ENDS[header.container])
     except Unreadable as error:
         if not ffmpeg.is_installed():
             raise
@@ -150,8 +150,8 @@ BACK_ENDS: dict[str, BackEnd] = {
     "wav-24": libav.read,
     "aiff": with_libsndfile,
     "flac": with_libsndfile,
-    "mp3": with_libsndfile,
-    "mp3-stream": libav.read,  # libsndfile guesses its length from the first packet, and ends there
+    "mp3": libav.read,  # libsndfile lands packets away from where it is sent, and guesses lengths
+    "mp3-stream": libav.read,
     "ogg": libav.read,
     "mov": libav.read,
     "matroska": libav.read,
@@ -175,11 +175,6 @@ def _clip(
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found afterwards
         clip = _gathered(back_end(source, header, start_seconds, seconds), channels, expected_seconds)
     return _checked(clip, header, start_seconds, seconds)
-
-
-def _back_end(header: AudioHeader, start_seconds: float) -> BackEnd:
-    """The fastest that is exact: within an MP3 libsndfile may land packets away from where it was sent."""
-    return libav.read if header.container == "mp3" and start_seconds else BACK_ENDS[header.container]
 
 
 def _refuse_beyond_the_end(header: AudioHeader, start_seconds: float, seconds: float | None) -> None:

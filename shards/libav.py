@@ -78,8 +78,8 @@ def _approach(
     container: av.container.InputContainer, stream: av.AudioStream, header: AudioHeader, start_seconds: float
 ) -> tuple[int, Frames]:
     """Where decoding begins, some pre-roll before the start or earlier, and all frames from there on."""
-    packet_seconds = (header.slack_seconds or 0.0) / 2 if header.container == "mp3" else 0.0
-    target_seconds = start_seconds - max(_PREROLL_SECONDS, _PREROLL_PACKETS * packet_seconds)
+    samples = _PREROLL_PACKETS * 1152 if header.container == "mp3" else 0
+    target_seconds = start_seconds - max(_PREROLL_SECONDS, samples / header.sample_rate_hz)
     if header.container == "matroska" and target_seconds > 0 and stream.codec_context.name == "opus":
         return _approach_opus(container.demux(stream), round(target_seconds * stream.sample_rate))
     if not _is_exactly_timed(header, stream.codec_context.name):
@@ -123,18 +123,16 @@ def _approach_opus(packets: Iterator[av.Packet], target: int) -> tuple[int, Fram
 
 def _frames(packets: Iterator[av.Packet]) -> Frames:
     for packet in packets:
-        for frame in packet.decode():
-            assert isinstance(frame, av.AudioFrame)
-            yield frame
+        yield from packet.decode()  # type: ignore[misc]  # an audio stream has no other frames
 
 
 def _blocks(frames: Frames, wanted: int | None) -> Iterator[Block]:
     """Frames joined to larger blocks, for a call of numpy costs as much as a frame; `wanted` samples at most."""
     fifo, left, channels = av.AudioFifo(), wanted, None
     for frame in frames:
-        channels = channels or frame.layout.nb_channels
-        if frame.layout.nb_channels != channels:  # the queue refuses other changes, but crashes with this one
-            raise DecodeError(f"it changes from {channels} channels to {frame.layout.nb_channels} within its stream")
+        found = frame.layout.nb_channels
+        if found != (channels := channels or found):  # the queue refuses other changes, but crashes with this one
+            raise DecodeError(f"it changes from {channels} channels to {found} within its stream")
         frame.pts = None  # the queue would refuse gaps
         fifo.write(frame)
         if left is not None:

@@ -11,7 +11,7 @@ from shards.container import AudioHeader, DecodeError, bytes_at, refuse_missing,
 
 _SEARCHED_BYTES = 1 << 16  # some writers leave zeros or a tag that nobody knows before the first packet
 _CONSECUTIVE = 3  # as many headers must follow each other to believe that a file is a stream of packets
-_SLACK_PACKETS = 2  # encoder delay and a last packet that some decoders keep for themselves
+_SLACK_PACKETS = 2  # a first and a last packet that some decoders keep for themselves
 _HEAD_BYTES = 7
 _SYNC = re.compile(rb"\xff(?=[\xe0-\xff])|\x0b(?=\x77)")
 _STALE_BYTES = 8192  # a Xing header is believed when the file is longer than it says by less than this
@@ -106,17 +106,18 @@ def mp3_header(file: BufferedIOBase, start: int) -> AudioHeader:
     if count is None:
         return stream_header(file, "mp3-stream", start)
     present_bytes = size_of(file) - start
-    refuse_missing("MP3", count.size_bytes - packet.size_bytes, present_bytes)  # some count the header's own packet
+    slack_packets = 0 if count.trimmed_samples else 1  # who counts samples counts right; others add their own packet
+    refuse_missing("MP3", count.size_bytes - slack_packets * packet.size_bytes, present_bytes)
     if count.size_bytes and present_bytes - count.size_bytes > _STALE_BYTES and _goes_on(file, start, count.size_bytes):
         return stream_header(file, "mp3-stream", start)
     samples = max(count.packets * packet.samples - count.trimmed_samples, 0)
-    return _header(samples, packet, "mp3")
+    return _header(samples, packet, "mp3", slack_packets)
 
 
 def stream_header(file: BufferedIOBase, kind: str, start: int) -> AudioHeader:
     """Length by counting packets, which reads the whole file; the last packet must be whole."""
     starts, packet = packet_starts(file, kind, start)
-    return _header(len(starts) * packet.samples, packet, kind)
+    return _header(len(starts) * packet.samples, packet, kind, _SLACK_PACKETS)
 
 
 def packet_starts(file: BufferedIOBase, kind: str, first: int) -> tuple[list[int], Packet]:
@@ -162,8 +163,8 @@ def _goes_on(file: BufferedIOBase, start: int, size_bytes: int) -> bool:
     return _stream_in(file.read(_SEARCHED_BYTES)) is not None
 
 
-def _header(samples: int, packet: Packet, container: str) -> AudioHeader:
-    slack_seconds = _SLACK_PACKETS * packet.samples / packet.sample_rate_hz
+def _header(samples: int, packet: Packet, container: str, slack_packets: int) -> AudioHeader:
+    slack_seconds = slack_packets * packet.samples / packet.sample_rate_hz
     return AudioHeader(
         samples / packet.sample_rate_hz, packet.sample_rate_hz, packet.channels, container, slack_seconds
     )

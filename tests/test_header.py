@@ -52,6 +52,12 @@ def test_a_cut_file_is_refused_and_never_a_short_clip(name: str, kept: float):
     assert len(str(caught.value)) < 300
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_few_missing_bytes_are_missed(name: str):
+    with pytest.raises(DecodeError):
+        decode(encoded(name)[:-10])
+
+
 def test_a_cut_file_is_refused_with_both_lengths():
     source = encoded("wav-16")
     with pytest.raises(DecodeError, match=r"705,600 bytes of audio declared, 352,\d\d\d present"):

@@ -20,7 +20,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("cluster", "pipelines", "shards", "trainers")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-DISTRIBUTIONS = {"ffmpeg": "ffmpeg-python", "nnAudio": "nnaudio", "yaml": "pyyaml", "sklearn": "scikit-learn", "PIL": "pillow"}
+DISTRIBUTIONS = {"ffmpeg": "ffmpeg-python", "nnAudio": "nnaudio", "yaml": "pyyaml", "sklearn": "scikit-learn"}
 RUN_NOT_IMPORTED = {"beartype", "build", "hatchling", "mypy", "pytest-timeout", "ruff"}
 WITHOUT_DEPENDENCIES = "vit-pytorch"  # one module of it is compared with ours
 
