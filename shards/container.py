@@ -15,6 +15,7 @@ from shards.problem import DataProblem
 
 UNKNOWN_BYTES = 0xFFFFFFFF  # what a writer leaves that could not know its length
 _MOST_CHUNKS = 10_000
+_AU_SAMPLE_BYTES = {1: 1, 2: 1, 3: 2, 4: 3, 5: 4, 6: 4, 7: 8, 27: 1}  # by its number for the coding
 _MOST_HZ, _MOST_CHANNELS = 10_000_000, 1024
 
 
@@ -22,6 +23,7 @@ DEMUXERS = {  # container -> FFmpeg's name for it; nothing else is ever opened b
     "wav": "wav",
     "wav-24": "wav",
     "aiff": "aiff",
+    "au": "au",
     "flac": "flac",
     "ogg": "ogg",
     "mp3": "mp3",
@@ -146,6 +148,18 @@ def aiff_header(file: BufferedIOBase, start: int) -> AudioHeader:
     if header is None:
         raise DecodeError("the AIFF is truncated: it ends before its COMM chunk")
     return header
+
+
+def au_header(file: BufferedIOBase, start: int) -> AudioHeader:
+    """Sun AU, in which GTZAN was published: bytes of audio, or all that follow where a writer left them open."""
+    audio, declared_bytes, coding, rate_hz, channels = struct.unpack(">5I", bytes_at(file, start + 4, 20))
+    if coding not in _AU_SAMPLE_BYTES:
+        raise DecodeError(f"its AU coding {coding} is none that is known here")
+    present_bytes = size_of(file) - start - audio
+    if declared_bytes == UNKNOWN_BYTES:
+        declared_bytes = max(present_bytes, 0)
+    refuse_missing("AU", declared_bytes, present_bytes)
+    return counted(declared_bytes // max(_AU_SAMPLE_BYTES[coding] * channels, 1), rate_hz, channels, "au")
 
 
 def flac_header(file: BufferedIOBase, start: int) -> AudioHeader:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from io import BufferedIOBase
 
 from shards.boxes import matroska_header, mov_header
-from shards.container import AudioHeader, DecodeError, aiff_header, flac_header, tags_end, wav_header
+from shards.container import AudioHeader, DecodeError, aiff_header, au_header, flac_header, tags_end, wav_header
 from shards.ogg import ogg_header
 from shards.packets import first_packet, mp3_header, stream_header
 
@@ -33,7 +33,8 @@ def _reader(head: bytes) -> Callable[[BufferedIOBase, int], AudioHeader] | None:
         return aiff_header
     if head[4:8] in _MOV_BOXES:
         return mov_header
-    return {b"fLaC": flac_header, b"OggS": ogg_header, b"\x1aE\xdf\xa3": matroska_header}.get(head[:4])
+    readers = {b"fLaC": flac_header, b"OggS": ogg_header, b"\x1aE\xdf\xa3": matroska_header, b".snd": au_header}
+    return readers.get(head[:4])
 
 
 def _stream(file: BufferedIOBase) -> AudioHeader:

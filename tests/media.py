@@ -23,6 +23,7 @@ _WRITTEN = {
     "rf64": ("RF64", "PCM_16"),
     "aiff-16": ("AIFF", "PCM_16"),
     "aiff-24": ("AIFF", "PCM_24"),
+    "au-16": ("AU", "PCM_16"),
     "flac-16": ("FLAC", "PCM_16"),
     "flac-24": ("FLAC", "PCM_24"),
     "vorbis-small-pages": ("OGG", "VORBIS"),
@@ -43,7 +44,7 @@ _ENCODED = {  # name -> suffix and ffmpeg's words
     "webm": ("webm", "-c:a libopus"),
     "mka-vorbis": ("mka", "-c:a libvorbis"),
 }
-LOSSLESS = ("wav-16", "wav-24", "wav-32", "rf64", "aiff-16", "aiff-24", "flac-16", "flac-24", "flac-ogg", "alac")
+LOSSLESS = ("wav-16", "wav-24", "wav-32", "rf64", "aiff-16", "aiff-24", "au-16", "flac-16", "flac-24", "flac-ogg", "alac")
 FORMATS = (*_WRITTEN, *_ENCODED)
 
 

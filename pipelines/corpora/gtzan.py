@@ -1,6 +1,4 @@
-"""GTZAN: 1,000 tracks of 30 s in genres/GENRE/GENRE.NNNNN.wav, ten genres; read and rendered.
-
-Tracks that lie there as .au are listed too, and rejected by name: no decoder here reads that container.
+"""GTZAN: 1,000 tracks of 30 s in genres/GENRE/GENRE.NNNNN.wav, or .au as published, ten genres; read and rendered.
 
 Read by the fault-filtered split, which leaves out 70 repeated, mislabelled and distorted tracks (Kereliuk, Sturm and
 Larsen 2015): 443 / 197 / 290. jazz.00054 is among the others; some copies of the dataset hold it broken, and decoding

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from shards.problem import DataProblem
 
-EXTENSIONS = tuple("wav flac aiff aif ogg oga opus mp3 m4a aac ac3 mka webm mkv mp4 m4v mov".split())
+EXTENSIONS = tuple("wav flac aiff aif au ogg oga opus mp3 m4a aac ac3 mka webm mkv mp4 m4v mov".split())
 """What counts as audio, in any case; where one sound lies in several containers, the first is taken."""
 
 _UNFINISHED = (".part", ".temp", ".tmp", ".ytdl", ".crdownload", ".download")  # what downloaders put before the end
