@@ -44,7 +44,19 @@ _ENCODED = {  # name -> suffix and ffmpeg's words
     "webm": ("webm", "-c:a libopus"),
     "mka-vorbis": ("mka", "-c:a libvorbis"),
 }
-LOSSLESS = ("wav-16", "wav-24", "wav-32", "rf64", "aiff-16", "aiff-24", "au-16", "flac-16", "flac-24", "flac-ogg", "alac")
+LOSSLESS = (
+    "wav-16",
+    "wav-24",
+    "wav-32",
+    "rf64",
+    "aiff-16",
+    "aiff-24",
+    "au-16",
+    "flac-16",
+    "flac-24",
+    "flac-ogg",
+    "alac",
+)
 FORMATS = (*_WRITTEN, *_ENCODED)
 
 
