@@ -21,6 +21,8 @@ from typing import Any, NoReturn
 VERBS = {
     "render": ("pipelines.render", "compose and play a corpus into its published layout"),
     "build": ("pipelines.build", "turn a corpus into shards"),
+    "add-feature": ("pipelines.add_feature", "compute one more column of a built dataset"),
+    "drop-feature": ("shards.drop_feature", "remove a column of a dataset"),
     "verify": ("shards.verify", "check every digest, count, offset and contract of a dataset"),
     "inspect": ("shards.inspect", "show what a dataset holds"),
     "train": ("trainers.train", "train a model from shards"),
@@ -77,6 +79,11 @@ def run_verb(verb: str, words: list[str] | None = None) -> NoReturn:
         sys.exit(_fail(*_explained(error), command, flags))
     _report(command, {"status": "ok", **outcome}, flags)
     sys.exit(0)
+
+
+def command_of(verb: str, words: list[str]) -> Any:
+    """What a command line of these words would run: the argument of the verb's `main`."""
+    return _parse(_module_of(verb), verb, words)
 
 
 def _module_of(verb: str) -> ModuleType:
@@ -184,8 +191,8 @@ def _terminated(signal_number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _overview() -> str:
-    verbs = "\n".join(f"  {verb:<10}{summary}" for verb, (_, summary) in VERBS.items())
-    flags = "\n".join(f"  {flag:<10}{summary}" for flag, summary in FLAGS.items())
+    verbs = "\n".join(f"  {verb:<14}{summary}" for verb, (_, summary) in VERBS.items())
+    flags = "\n".join(f"  {flag:<14}{summary}" for flag, summary in FLAGS.items())
     summary = (__doc__ or "").splitlines()[0]
     return _OVERVIEW.format(summary=summary, verbs=verbs, flags=flags)
 

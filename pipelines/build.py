@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, make_dataclass, replace
 from functools import partial
@@ -23,6 +23,7 @@ import tyro
 
 from pipelines.corpus import Corpus, corpus_type
 from pipelines.dataset import Split, claim, finish, kind_of, refuse_foreign
+from pipelines.fit import keep, opened
 from pipelines.forecast import foretold
 from pipelines.listing import LISTING, listed
 from pipelines.plan import WHOLE, SpanRule, shard_tasks, spans
@@ -31,7 +32,7 @@ from pipelines.source import Tree
 from pipelines.task import Recipe, build_shard
 from pipelines.workers import run_tasks
 from shards.feature import Feature, described, load_feature
-from shards.manifest import FORMAT, REJECTED, VERSION, Manifest, ShardRecord
+from shards.manifest import FORMAT, REJECTED, VERSION, Manifest, ShardRecord, with_features
 from shards.problem import DataProblem, UsageProblem
 from shards.store import digest_of
 from shards.words import words_in
@@ -90,12 +91,17 @@ def main(command: Build) -> dict[str, object]:
     with _folder_of_findings(command) as findings:
         corpus = _with_indexes(command.source, findings / _ARCHIVES)
         tree = Tree(corpus.root, findings / _ARCHIVES)
-        splits = plan_splits(replace(command, source=corpus), tree, features, findings=findings)
+        splits = plan_splits(replace(command, source=corpus), tree, findings=findings)
         if command.dry_run:
-            return foretold(splits, tree)
+            return foretold([_with_columns(split, features) for split in splits], tree, features)
+        recipe = _recipe(command, tree)
+        features = [opened(feature, splits, recipe, workers=command.workers) for feature in features]
+        splits = [_with_columns(split, features) for split in splits]
         for split in splits:
             claim(split)
-        build_missing(command, splits, features, tree)
+        for feature in features:
+            keep(feature, splits)
+        build_missing(command, splits, replace(recipe, features=tuple(features)))
     finished = [finish(split) for split in splits]
     manifests = [manifest for manifest in finished if manifest is not None]
     if not manifests:
@@ -126,7 +132,7 @@ def _with_indexes(corpus: Any, indexes: Path) -> Corpus:
     return replace(corpus, indexes=indexes) if has_archives else corpus
 
 
-def plan_splits(command: Build, tree: Tree, features: Sequence[Feature], *, findings: Path) -> list[Split]:
+def plan_splits(command: Build, tree: Tree, *, findings: Path) -> list[Split]:
     """List the corpus and decide every index, shard and digest, before anything is decoded."""
     is_cut = command.examples.span_seconds is not None
     recordings = listed(command.source, tree=tree, kept=findings, workers=command.workers, is_cut=is_cut)
@@ -135,11 +141,10 @@ def plan_splits(command: Build, tree: Tree, features: Sequence[Feature], *, find
     by_split: dict[str, list[Recording]] = {}
     for recording in recordings:
         by_split.setdefault(recording.split, []).append(recording)
-    contracts = {feature.column: described(feature) for feature in features}
-    return [_plan_split(command, contracts, split, by_split[split]) for split in sorted(by_split)]
+    return [_plan_split(command, split, by_split[split]) for split in sorted(by_split)]
 
 
-def _plan_split(command: Build, contracts: Mapping[str, object], split: str, recordings: Sequence[Recording]) -> Split:
+def _plan_split(command: Build, split: str, recordings: Sequence[Recording]) -> Split:
     identity: dict[str, object] = {
         "format": FORMAT,
         "version": VERSION,
@@ -147,39 +152,44 @@ def _plan_split(command: Build, contracts: Mapping[str, object], split: str, rec
         "split": split,
         "rendered": (command.source.root / "rendered.json").is_file(),
         "options": _options_of(command.source),
-        "features": contracts,
         "labels": command.source.labels(),
         "events": command.source.events(),
         "examples": asdict(command.examples),
         "shard_examples": command.shard_examples,
     }
-    deciding = {name: identity[name] for name in ("features", "labels", "events", "examples")}
+    deciding = {name: identity[name] for name in ("labels", "events", "examples")}
     planned = spans(recordings, command.examples)
     tasks = tuple(shard_tasks(planned, shard_examples=command.shard_examples, contracts=deciding))
     identity["listing"] = digest_of([task.digest for task in tasks])
-    return Split(command.out / split, tasks, identity, _words(command))
+    return Split(command.out / split, tasks, identity, _words(command), columns={})
 
 
-def build_missing(command: Build, splits: Sequence[Split], features: Sequence[Feature], tree: Tree) -> None:
-    """Run the tasks whose shards are not finished, on all workers, with a line of progress every few seconds."""
-    pending = [(split.folder.resolve(), task) for split in splits for task in split.pending()]
-    shards = sum(len(split.tasks) for split in splits)
-    if len(pending) < shards:
-        log.info("build %s  %d of %d shards are whole already", command.corpus, shards - len(pending), shards)
-    progress = Progress(command.corpus, shards, clips=sum(len(task.spans) for _, task in pending))
-    progress.done_shards = shards - len(pending)
+def _with_columns(split: Split, features: Sequence[Feature]) -> Split:
+    return replace(split, columns={feature.column: described(feature) for feature in features})
+
+
+def _recipe(command: Build, tree: Tree) -> Recipe:
     source = replace(command.source, root=tree.root.resolve())  # type: ignore[type-var]
-    recipe = Recipe(
+    return Recipe(
         root=tree.root.resolve(),
         labels=command.source.labels(),
         events=command.source.events(),
         sample_rate_hz=command.source.sample_rate_hz,
         annotated=getattr(source, "annotated", None),
         measure=getattr(source, "measure", None),
-        features=tuple(features),
         silence_db=command.examples.silence_db,
         indexes=tree.indexes.resolve() if tree.indexes else None,
     )
+
+
+def build_missing(command: Build, splits: Sequence[Split], recipe: Recipe) -> None:
+    """Run the tasks whose shards are not finished, on all workers, with a line of progress every few seconds."""
+    pending = [work for split in splits for work in split.pending()]
+    shards = sum(len(split.tasks) for split in splits)
+    if len(pending) < shards:
+        log.info("build %s  %d of %d shards are whole already", command.corpus, shards - len(pending), shards)
+    progress = Progress(command.corpus, shards, clips=sum(len(work.task.spans) for work in pending))
+    progress.done_shards = shards - len(pending)
     for record in run_tasks(partial(build_shard, recipe=recipe), pending, workers=command.workers):
         progress.add(record)
 
@@ -251,7 +261,8 @@ def _words(command: Build) -> tuple[str, ...]:
     """The command but for where it writes and how many work on it, which decide nothing in the dataset."""
     root = ("--root", str(command.source.root))
     parts = [command, command.source, command.examples]
-    return ("build", command.corpus, *root, *(word for part in parts for word in _words_of(part)))
+    words = ("build", command.corpus, *root, *(word for part in parts for word in _words_of(part)))
+    return with_features(words, sorted(command.features))
 
 
 def _words_of(part: Any) -> Iterator[str]:

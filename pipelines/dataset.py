@@ -5,30 +5,37 @@ import logging
 import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
-from pipelines.plan import ShardTask
+from pipelines.plan import ShardTask, Work
 from shards.decode import CLIPPED_SHARE
+from shards.feature import load_feature
 from shards.manifest import (
+    COLUMN,
     PLAN,
     REJECTED,
     REJECTED_SCHEMA,
+    WEIGHTS,
     Manifest,
     Rejected,
     Shard,
     ShardRecord,
     StoredFile,
+    feature_words,
     index_path,
     read_table,
+    with_features,
     write_table,
 )
 from shards.problem import DataProblem, RunFailed
+from shards.statistics import statistics_of
 from shards.store import canonical_json, remove_partials, write_json
-from shards.writer import finished
+from shards.writer import finished, has_column
 
 log = logging.getLogger(__name__)
 _SHOWN_REASONS = 12
@@ -44,25 +51,40 @@ class Split:
     tasks: tuple[ShardTask, ...]
     identity: Mapping[str, object]
     build: tuple[str, ...]
+    columns: Mapping[str, Mapping[str, object]]
+    """What the manifest is going to say of each column that this build makes."""
 
     @property
     def planned(self) -> int:
         return sum(len(task.spans) for task in self.tasks)
 
-    def pending(self) -> list[ShardTask]:
-        """The tasks whose shards are not whole yet."""
-        return [task for task in self.tasks if finished(self.folder, task.number, task.digest) is None]
+    def pending(self) -> list[Work]:
+        """What is not whole yet: shards, and columns of shards that are."""
+        works = (self._work(task) for task in self.tasks)
+        return [work for work in works if work.columns or not work.has_index]
+
+    def _work(self, task: ShardTask) -> Work:
+        folder, number = self.folder.resolve(), task.number
+        has_index = finished(folder, number, task.digest) is not None
+        missing = (
+            column
+            for column, entry in self.columns.items()
+            if not has_index
+            or not has_column(folder, number, column, task=task.digest, contract=str(entry["fingerprint"]))
+        )
+        return Work(folder, task, tuple(missing), has_index)
 
 
 def claim(split: Split) -> None:
-    """Take an empty folder, or the one in which this same build was begun. Raises DataProblem for any other."""
+    """Take an empty folder, or the one in which this same build was begun; columns may be added to it.
+
+    Raises DataProblem for any other folder, and for a column of that name with another contract.
+    """
     remove_partials(split.folder)
     refuse_foreign(split.folder)
-    path = split.folder / PLAN
-    if path.is_file():
-        _compare(split, json.loads(path.read_bytes()))
-    else:
-        write_json(path, split.identity)
+    _claim(split.folder, split.folder / PLAN, split.identity)
+    for column, entry in split.columns.items():
+        _claim(split.folder, split.folder / column / COLUMN, entry)
 
 
 def refuse_foreign(folder: Path) -> None:
@@ -74,14 +96,19 @@ def refuse_foreign(folder: Path) -> None:
         )
 
 
-def _compare(split: Split, found: Mapping[str, object]) -> None:
-    wanted = json.loads(canonical_json(split.identity))
-    for name, value in wanted.items():
-        if found.get(name) != value:
-            there, here = _difference(found.get(name), value)
+def _claim(folder: Path, path: Path, content: Mapping[str, object]) -> None:
+    """Write down what `folder` is going to hold, or compare it with what was written there before."""
+    if not path.is_file():
+        write_json(path, content)
+        return
+    found, wanted = json.loads(path.read_bytes()), json.loads(canonical_json(content))
+    for name in sorted(found.keys() | wanted.keys(), key=lambda name: (name == "fingerprint", name)):
+        if found.get(name) != wanted.get(name):
+            there, here = _difference(found.get(name), wanted.get(name))
+            what = "dataset" if path.name == PLAN else f"column '{path.parent.name}'"
             raise DataProblem(
-                f"{split.folder} holds another dataset: its {name} is {there}, this build's is {here}. Mixing the two "
-                "would make a dataset of neither, so nothing was written. Pass another --out, or delete that folder."
+                f"{folder} holds another {what}: its {name} is {there}, this build's is {here}. Mixing the two would "
+                "make a dataset of neither, so nothing was written. Pass another --out, or delete that folder."
             )
 
 
@@ -100,13 +127,13 @@ def finish(split: Split) -> Manifest | None:
     A split of which nothing could be used gets its table of rejected ones and no manifest: None. Raises RunFailed when
     something is neither written nor rejected, or both.
     """
-    records = [finished(split.folder, task.number, task.digest) for task in split.tasks]
-    whole = [record for record in records if record is not None]
+    records = {task.number: finished(split.folder, task.number, task.digest) for task in split.tasks}
+    whole = [record for record in records.values() if record is not None]
     rejected = [row for record in whole for row in record.rejected]
     written = [read_table(split.folder / index_path(record.number), list(_ACCOUNTED)) for record in whole]
     indices = [index for table in written for index in table["index"].to_pylist()]
     _require_all(split, indices, rejected)
-    write_table(split.folder / REJECTED, [vars(row) for row in rejected], REJECTED_SCHEMA)
+    _write_rejected(split.folder / REJECTED, rejected)
     manifest = None
     if indices:
         seconds = sum(float(table["seconds"].to_numpy().sum()) for table in written)
@@ -116,6 +143,15 @@ def finish(split: Split) -> Manifest | None:
     if clipped := sum(int((table["clipped_share"].to_numpy() > CLIPPED_SHARE).sum()) for table in written):
         log.warning("%s  %d examples are clipped: samples stand at full scale", split.folder, clipped)
     return manifest
+
+
+def _write_rejected(path: Path, rejected: Sequence[Rejected]) -> None:
+    """A table that says this already is left alone: adding a column touches nothing but the manifest."""
+    rows = [vars(row) for row in rejected]
+    with suppress(DataProblem):
+        if read_table(path).to_pylist() == rows:
+            return
+    write_table(path, rows, REJECTED_SCHEMA)
 
 
 def _require_all(split: Split, written: Sequence[int], rejected: Sequence[Rejected]) -> None:
@@ -130,23 +166,53 @@ def _require_all(split: Split, written: Sequence[int], rejected: Sequence[Reject
 
 
 def _manifest(split: Split, records: Sequence[ShardRecord], rejected: int, seconds: float) -> Manifest:
-    identity = split.identity
+    identity, folder = split.identity, split.folder
+    columns, words = _with_kept(split, records)
+    names = sorted(columns)
+    own = [name for column in names for name in _own_files(folder, column)]
     return Manifest(
         corpus=str(identity["corpus"]),
         split=str(identity["split"]),
         rendered=bool(identity["rendered"]),
         labels=identity["labels"],  # type: ignore[arg-type]
         events=identity["events"],  # type: ignore[arg-type]
-        features=identity["features"],  # type: ignore[arg-type]
+        features=columns,
         planned=split.planned,
         examples=sum(record.examples for record in records),
         rejected=rejected,
         seconds=seconds,
-        shards=[Shard.of(split.folder, record) for record in records],
-        files={name: StoredFile.of(split.folder / name) for name in (PLAN, REJECTED)},
-        build=split.build,
+        shards=[Shard.of(folder, record, names) for record in records],
+        files={name: StoredFile.of(folder / name) for name in (PLAN, REJECTED, *own)},
+        statistics=statistics_of(folder, names, [record.number for record in records]),
+        build=words,
         made_with=_made_with(),
     )
+
+
+def _with_kept(split: Split, records: Sequence[ShardRecord]) -> tuple[dict[str, Mapping[str, object]], tuple[str, ...]]:
+    """The columns of this build and those that an earlier one made beside them; and the command that makes all."""
+    columns, words = dict(split.columns), split.build
+    try:
+        before = Manifest.read(split.folder)
+    except DataProblem:
+        return columns, words
+    for column, entry in before.features.items():
+        same = {"contract": str(entry["fingerprint"])}
+        tasks = ((record.number, record.task) for record in records)
+        if column not in columns and all(
+            has_column(split.folder, number, column, task=task, **same) for number, task in tasks
+        ):
+            columns[column] = entry
+    kept = [
+        word for word in feature_words(before.build) if load_feature(word.partition("@")[0]).column not in split.columns
+    ]
+    return columns, with_features(words, sorted([*kept, *feature_words(words)]))
+
+
+def _own_files(folder: Path, column: str) -> list[str]:
+    """What a column has beside its shards: its contract, and weights that were fitted on this dataset."""
+    names = (f"{column}/{COLUMN}", f"{column}/{WEIGHTS}")
+    return [name for name in names if (folder / name).is_file()]
 
 
 def _made_with() -> dict[str, str]:

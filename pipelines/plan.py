@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
+from pathlib import Path
 from typing import Literal
 
 from pipelines.recording import Recording
@@ -75,6 +76,16 @@ class ShardTask:
     number: int
     spans: tuple[Span, ...]
     digest: str
+
+
+@dataclass(frozen=True)
+class Work:
+    """What of a ShardTask is still to be made in `folder`: the whole shard, or columns beside the index that it has."""
+
+    folder: Path
+    task: ShardTask
+    columns: tuple[str, ...]
+    has_index: bool = False
 
 
 def spans(recordings: Iterable[Recording], rule: SpanRule = WHOLE) -> Iterator[Span]:

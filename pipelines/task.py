@@ -12,15 +12,15 @@ import xxhash
 
 from pipelines.corpus import Kind
 from pipelines.isolation import PIECE_SECONDS, each, mark_of
-from pipelines.plan import ShardTask, Span
+from pipelines.plan import Span, Work
 from pipelines.recording import Event, Label, Recording
 from pipelines.source import Tree, paths_of, read_source
 from shards.decode import FULL_SCALE, SILENT_PEAK, DecodeError, clipped_share, decode, probe, resampled
 from shards.example import Clip, Example
-from shards.feature import Feature
-from shards.manifest import Rejected, ShardRecord
+from shards.feature import Feature, described
+from shards.manifest import Rejected, ShardRecord, index_path, read_record, read_table
 from shards.problem import DataProblem
-from shards.writer import write_shard
+from shards.writer import write_column, write_shard
 
 _KEPT_SOURCES, _KEPT_BYTES = 32, 256 << 20  # of which the next span may be a piece: the stems of a track
 
@@ -33,7 +33,7 @@ class Recipe:
     """Folder of the corpus."""
     labels: Mapping[str, Kind]
     events: Mapping[str, Kind]
-    features: tuple[Feature, ...]
+    features: tuple[Feature, ...] = ()
     sample_rate_hz: int | None = None
     """The rate that every file must have."""
     annotated: Callable[[Recording], Recording] | None = None
@@ -47,26 +47,23 @@ class Recipe:
     """Time in which a recording must be done."""
 
 
-def build_shard(target: tuple[Path, ShardTask], *, recipe: Recipe) -> ShardRecord:
-    """Decode, compute and write one shard; every example on one thread, so that the bytes do not depend on who does it.
+def build_shard(work: Work, *, recipe: Recipe) -> ShardRecord:
+    """Decode, compute and write one shard, or columns that it lacks.
 
-    A recording whose decoder kills or hangs its process is rejected for it when Ray runs the task again.
+    Every example is made on one thread, so that the bytes do not depend on who does it. A recording whose decoder kills
+    or hangs its process is rejected for it when Ray runs the task again. Raises DataProblem when columns are to be
+    added and a recording is not what it was.
     """
-    folder, task = target
-    tree = Tree(recipe.root, recipe.indexes)
-    outcomes = each(
-        ExampleMaker(recipe),
-        sorted(task.spans, key=lambda span: tree.order(span.recording.path)),
-        mark=mark_of(folder, f"{task.number:06d}"),
-        given_up=lambda span, why: Rejected(span.index, span.recording.path, "decode", why),
-        piece_seconds=recipe.piece_seconds,
-    )
-    outcomes.sort(key=lambda outcome: outcome.index)
+    recipe = replace(recipe, features=tuple(one for one in recipe.features if one.column in work.columns))
+    task, columns = work.task, {feature.column: described(feature) for feature in recipe.features}
+    if work.has_index:
+        return _add_columns(work, recipe, columns)
+    outcomes = _made(work, task.spans, ExampleMaker(recipe), recipe)
     return write_shard(
-        folder,
+        work.folder,
         task.number,
         task=task.digest,
-        columns=[feature.column for feature in recipe.features],
+        columns=columns,
         labels=recipe.labels,
         events=recipe.events,
         examples=[outcome for outcome in outcomes if isinstance(outcome, Example)],
@@ -74,11 +71,53 @@ def build_shard(target: tuple[Path, ShardTask], *, recipe: Recipe) -> ShardRecor
     )
 
 
+def _add_columns(work: Work, recipe: Recipe, columns: Mapping[str, Mapping[str, object]]) -> ShardRecord:
+    """Columns for exactly the examples that the index lists; one of which a feature makes nothing gets no frames."""
+    folder, task = work.folder, work.task
+    index = read_table(folder / index_path(task.number), ["index", "source_digest"]).to_pylist()
+    digests = {row["index"]: row["source_digest"] for row in index}
+    planned = [span for span in task.spans if span.index in digests]
+    outcomes = _made(work, planned, ExampleMaker(recipe, has_rows=True), recipe)
+    for outcome in outcomes:
+        if isinstance(outcome, Rejected):
+            raise DataProblem(_changed(outcome.path, outcome.reason, folder))
+        if outcome.source_digest != digests[outcome.index]:
+            raise DataProblem(_changed(outcome.source_path, "its bytes are others", folder))
+    for column, entry in columns.items():
+        write_column(folder, task.number, column, task=task.digest, entry=entry, examples=outcomes)  # type: ignore[arg-type]
+    record = read_record(folder, task.number)
+    assert record is not None
+    return record
+
+
+def _changed(path: str, how: str, folder: Path) -> str:
+    return (
+        f"{path} is not what it was when {folder} was built: {how}. A column of it would belong to another sound than "
+        "the columns beside it, so this shard got none. Restore the recording, or build the dataset again in another "
+        "folder."
+    )
+
+
+def _made(work: Work, planned: Sequence[Span], maker: "ExampleMaker", recipe: Recipe) -> list[Example | Rejected]:
+    """An outcome for each span, in the order of their indices."""
+    tree = Tree(recipe.root, recipe.indexes)
+    outcomes = each(
+        maker,
+        sorted(planned, key=lambda span: tree.order(span.recording.path)),
+        mark=mark_of(work.folder, f"{work.task.number:06d}"),
+        given_up=lambda span, why: Rejected(span.index, span.recording.path, "decode", why),
+        piece_seconds=recipe.piece_seconds,
+    )
+    return sorted(outcomes, key=lambda outcome: outcome.index)
+
+
 @dataclass
 class ExampleMaker:
     """Spans, one after the other, as examples; keeps the last sources, of which the next span may be another piece."""
 
     recipe: Recipe
+    has_rows: bool = False
+    """Whether the examples exist already, so that none can be rejected for what a feature cannot do."""
     _sources: OrderedDict[str, bytes] = field(default_factory=OrderedDict)
 
     def __call__(self, span: Span) -> Example | Rejected:
@@ -116,11 +155,18 @@ class ExampleMaker:
             labels={**recording.labels, **(self.recipe.measure(clip) if self.recipe.measure else {})},
             events=_events_within(recording, span.start_seconds, clip.seconds),
             clipped_share=clipped_share(clip) if _peak(clip) >= FULL_SCALE else 0.0,
-            arrays={
-                feature.column: feature([resampled(clip, feature.sample_rate_hz)])[0]
-                for feature in self.recipe.features
-            },
+            arrays={feature.column: self._stored(feature, clip) for feature in self.recipe.features},
         )
+
+    def _stored(self, feature: Feature, clip: Clip) -> np.ndarray | bytes:
+        """What the feature makes of a clip, alone: a batch would make the bytes depend on its other members."""
+        rate_hz = feature.sample_rate_hz
+        try:
+            return feature([clip if rate_hz is None else resampled(clip, rate_hz)])[0]
+        except ValueError:
+            if not self.has_rows:
+                raise
+            return _nothing(feature)
 
     def _read(self, path: str) -> bytes:
         if path not in self._sources:
@@ -132,6 +178,14 @@ class ExampleMaker:
 
     def _is_too_much(self) -> bool:
         return len(self._sources) > _KEPT_SOURCES or sum(map(len, self._sources.values())) > _KEPT_BYTES
+
+
+def _nothing(feature: Feature) -> np.ndarray | bytes:
+    """An array of no frames, in the feature's own shape and dtype."""
+    rate_hz = feature.sample_rate_hz or 16_000
+    noise = np.random.default_rng(0).standard_normal((1, rate_hz)).astype(np.float32)
+    stored = feature([Clip(noise, rate_hz)])[0]
+    return stored[..., :0] if isinstance(stored, np.ndarray) else b""
 
 
 def _decoded(source: bytes, span: Span) -> Clip:

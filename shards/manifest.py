@@ -1,9 +1,10 @@
 """What a dataset holds, written last: shards, digests, labels, feature contracts. The one place that knows Parquet."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ VERSION = 1
 MANIFEST = "manifest.json"
 PLAN = "plan.json"
 REJECTED = "rejected.parquet"
-_RECORD = b"sonograph.shard"
+COLUMN, WEIGHTS = "column.json", "weights.npz"
+_FEATURES = "--features"
+_RECORD, _COLUMN_RECORD = "sonograph.shard", "sonograph.column"
 _BATCH_ROWS = 1 << 14
 _ARROW_TYPES = {
     "int": pa.int64(),
@@ -54,19 +57,30 @@ class Rejected:
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """The proof that a shard is whole, kept in its index file: which task it answers, its other files, its rejected."""
+    """The proof that a shard's index is whole, kept in that file: which task it answers, its examples, its rejected."""
 
     number: int
     task: str
     examples: int
-    files: Mapping[str, StoredFile]
     rejected: tuple[Rejected, ...]
 
-    @classmethod
-    def from_json(cls, text: bytes) -> "ShardRecord":
-        fields = json.loads(text)
-        rejected = tuple(Rejected(**row) for row in fields.pop("rejected"))
-        return cls(files=_stored_files(fields.pop("files")), rejected=rejected, **fields)
+    def said(self) -> dict[str, bytes]:
+        return {_RECORD: canonical_json(asdict(self))}
+
+
+@dataclass(frozen=True)
+class ColumnRecord:
+    """The proof that a column of a shard is whole, kept in its table: task, fingerprint of the contract, and the tar.
+
+    So columns are added and dropped without a touch on anything else.
+    """
+
+    task: str
+    contract: str
+    tar: StoredFile
+
+    def said(self) -> dict[str, bytes]:
+        return {_COLUMN_RECORD: canonical_json(asdict(self))}
 
 
 @dataclass(frozen=True)
@@ -80,9 +94,14 @@ class Shard:
     files: Mapping[str, StoredFile]
 
     @classmethod
-    def of(cls, folder: Path, record: ShardRecord) -> "Shard":
-        index = index_path(record.number)
-        files = {**record.files, index: StoredFile.of(folder / index)}
+    def of(cls, folder: Path, record: ShardRecord, columns: Iterable[str]) -> "Shard":
+        """Raises DataProblem when a column is not whole."""
+        tables = {column_path(column, record.number, "parquet"): column for column in columns}
+        files = {name: StoredFile.of(folder / name) for name in (index_path(record.number), *tables)}
+        for column in tables.values():
+            if (whole := read_column_record(folder, column, record.number)) is None:
+                raise DataProblem(_damaged(folder / column, f"shard {record.number} of it is not whole"))
+            files[column_path(column, record.number, "tar")] = whole.tar
         return cls(record.number, record.task, record.examples, len(record.rejected), files)
 
 
@@ -102,6 +121,7 @@ class Manifest:
     seconds: float
     shards: Sequence[Shard]
     files: Mapping[str, StoredFile]
+    statistics: Mapping[str, Mapping[str, object]]
     build: Sequence[str]
     made_with: Mapping[str, str]
     format: str = FORMAT
@@ -144,6 +164,21 @@ class Manifest:
 def rebuild_command(manifest: Manifest) -> str:
     """The command that made a dataset, but for its --out."""
     return " ".join(["sonograph", *manifest.build])
+
+
+def feature_words(build: Sequence[str]) -> list[str]:
+    """The features of a build's command, as they were named on it."""
+    after = list(build)[build.index(_FEATURES) + 1 :] if _FEATURES in build else []
+    return list(takewhile(lambda word: not word.startswith("--"), after))
+
+
+def with_features(build: Sequence[str], words: Sequence[str]) -> tuple[str, ...]:
+    """A build's command with other features."""
+    rest, before = list(build), feature_words(build)
+    if before:
+        start = rest.index(_FEATURES)
+        del rest[start : start + 1 + len(before)]
+    return (*rest, _FEATURES, *words)
 
 
 def index_path(number: int) -> str:
@@ -190,12 +225,18 @@ REJECTED_SCHEMA = pa.schema(
 
 
 def write_table(
-    path: Path, rows: Sequence[Mapping[str, object]], schema: pa.Schema, record: ShardRecord | None = None
+    path: Path,
+    rows: Sequence[Mapping[str, object]],
+    schema: pa.Schema,
+    said: Mapping[str, bytes] | None = None,
 ) -> None:
-    """Write rows as Parquet with page checksums, whole or not at all; the same rows give the same bytes."""
+    """Write rows as Parquet with page checksums, whole or not at all; the same rows give the same bytes.
+
+    `said` of the table as a whole, by name, is kept in its metadata.
+    """
     table = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
-    if record is not None:
-        table = table.replace_schema_metadata({_RECORD: canonical_json(asdict(record))})
+    if said:
+        table = table.replace_schema_metadata({name: bytes(content) for name, content in said.items()})
     with whole_file(path) as file:
         parquet.write_table(table, file, compression="zstd", write_page_checksum=True)
 
@@ -225,13 +266,30 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 def read_record(folder: Path, number: int) -> ShardRecord | None:
     """The shard's proof from its index file, or None when it was never finished."""
-    path = folder / index_path(number)
     try:
-        return ShardRecord.from_json(parquet.read_schema(path).metadata[_RECORD])
-    except FileNotFoundError:
-        return None
-    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
+        fields = json.loads(read_said(folder / index_path(number), _RECORD))
+        return ShardRecord(rejected=tuple(Rejected(**row) for row in fields.pop("rejected")), **fields)
+    except (DataProblem, TypeError, ValueError, KeyError):
         return None  # a damaged proof proves nothing: the shard is made again
+
+
+def read_column_record(folder: Path, column: str, number: int) -> ColumnRecord | None:
+    """The proof of a column of a shard from its table, or None when it was never finished."""
+    try:
+        fields = json.loads(read_said(folder / column_path(column, number, "parquet"), _COLUMN_RECORD))
+        return ColumnRecord(tar=StoredFile(**fields.pop("tar")), **fields)
+    except (DataProblem, TypeError, ValueError, KeyError):
+        return None
+
+
+def read_said(path: Path, name: str) -> bytes:
+    """What a table says of itself by that name. Raises DataProblem when it is absent, damaged or says no such thing."""
+    try:
+        return parquet.read_schema(path).metadata[name.encode()]
+    except (OSError, pa.ArrowException) as error:
+        raise DataProblem(_damaged(path, str(error).splitlines()[0])) from error
+    except (KeyError, TypeError):
+        raise DataProblem(_damaged(path, f"it holds no {name}")) from None
 
 
 def _stored_files(fields: Mapping[str, Mapping]) -> dict[str, StoredFile]:

@@ -15,7 +15,7 @@ import xxhash
 
 from shards.buffers import Buffers
 from shards.bulk_read import bulk_read
-from shards.feature import Feature, fingerprint, load_feature
+from shards.feature import Feature, differences, load_feature
 from shards.manifest import Manifest, column_path, index_path, index_schema, read_table, rebuild_command
 from shards.problem import DataProblem
 
@@ -106,13 +106,17 @@ class Reader:
 
     @cached_property
     def feature(self) -> Feature:
-        """The feature that made this column. Raises DataProblem when this version computes another one by that name."""
+        """The feature that made this column, without weights.
+
+        Raises DataProblem when this version computes another one by that name.
+        """
         contract = self.manifest.features[self.column]
         feature = load_feature(str(contract["word"]))
-        if fingerprint(feature) != contract["fingerprint"]:
+        if differing := differences(feature, contract):
             raise DataProblem(
-                f"{self.folder} was built with another '{contract['word']}' than this version computes. A model would "
-                f"hear the two differently. Build it again: {rebuild_command(self.manifest)}"
+                f"{self.folder} was built with another '{contract['word']}' than this version computes: they differ in "
+                f"{', '.join(differing)}. A model would hear the two differently. Build it again: "
+                f"{rebuild_command(self.manifest)}"
             )
         return feature
 
@@ -124,6 +128,10 @@ class Reader:
         """The array of one row in its stored dtype; (bands, frames) for a mel. Raises DataProblem if it is damaged."""
         payload = self._payload(row)
         return self._parsed(row, payload).array(payload)
+
+    def payload(self, row: int) -> bytes:
+        """The member's own bytes, checked: a .npy file, or what else the column holds."""
+        return bytes(self._payload(row))
 
     def arrays(self, rows: Sequence[int] | np.ndarray) -> Iterator[np.ndarray]:
         for row in rows:

@@ -13,15 +13,18 @@ import xxhash
 from shards.example import Example
 from shards.manifest import (
     COLUMN_SCHEMA,
+    ColumnRecord,
     Rejected,
     ShardRecord,
     StoredFile,
     column_path,
     index_path,
     index_schema,
+    read_column_record,
     read_record,
     write_table,
 )
+from shards.statistics import shard_statistics
 from shards.store import canonical_json, whole_file
 
 _BLOCK_BYTES = tarfile.BLOCKSIZE
@@ -32,7 +35,7 @@ def write_shard(
     number: int,
     *,
     task: str,
-    columns: Sequence[str],
+    columns: Mapping[str, Mapping[str, object]],
     labels: Mapping[str, Mapping[str, object]],
     events: Mapping[str, Mapping[str, object]],
     examples: Sequence[Example],
@@ -40,43 +43,52 @@ def write_shard(
 ) -> ShardRecord:
     """Write every column of a shard and its index, the index last. Equal arguments give equal bytes.
 
-    `task` is the digest of what the shard was planned to hold. Raises EnvironmentProblem when the disk is full.
+    `task` is the digest of what the shard was planned to hold; `columns` are the manifest's entries by name. Raises
+    EnvironmentProblem when the disk is full.
     """
-    files: dict[str, StoredFile] = {}
-    for column in columns:
-        files |= _write_column(folder, number, column, examples)
-    record = ShardRecord(number, task, len(examples), files, tuple(rejected))
+    for column, entry in columns.items():
+        write_column(folder, number, column, task=task, entry=entry, examples=examples)
+    record = ShardRecord(number, task, len(examples), tuple(rejected))
     rows = [_index_row(example) for example in examples]
-    write_table(folder / index_path(number), rows, index_schema(labels, events), record)
+    write_table(folder / index_path(number), rows, index_schema(labels, events), record.said())
     return record
 
 
-def finished(folder: Path, number: int, task: str) -> ShardRecord | None:
-    """The record of a shard that answers this very task and whose files have the sizes it proves, or None."""
-    record = read_record(folder, number)
-    if record is None or record.task != task:
-        return None
-    paths = {folder / name: stored.bytes for name, stored in record.files.items()}
-    whole = all(path.is_file() and path.stat().st_size == size for path, size in paths.items())
-    return record if whole else None
+def write_column(
+    folder: Path, number: int, column: str, *, task: str, entry: Mapping[str, object], examples: Sequence[Example]
+) -> None:
+    """One column of a shard: its tar, then its table, with what proves the two whole and the values' statistics.
 
-
-def _write_column(folder: Path, number: int, column: str, examples: Sequence[Example]) -> dict[str, StoredFile]:
-    tar_name, table_name = column_path(column, number, "tar"), column_path(column, number, "parquet")
-    with whole_file(folder / tar_name) as file:
+    Raises EnvironmentProblem when the disk is full.
+    """
+    with whole_file(folder / column_path(column, number, "tar")) as file:
         tar = _Tar(file)
-        rows = [_add_example(tar, column, example) for example in examples]
+        rows = [_add_example(tar, f"{column}.{entry['member']}", example) for example in examples]
         tar.close()
-    write_table(folder / table_name, rows, COLUMN_SCHEMA)
-    return {
-        tar_name: StoredFile(tar.bytes, tar.digest.hexdigest()),
-        table_name: StoredFile.of(folder / table_name),
-    }
+    record = ColumnRecord(task, str(entry["fingerprint"]), StoredFile(tar.bytes, tar.digest.hexdigest()))
+    statistics = shard_statistics([example.arrays[column] for example in examples])
+    table = folder / column_path(column, number, "parquet")
+    write_table(table, rows, COLUMN_SCHEMA, {**record.said(), **statistics})
 
 
-def _add_example(tar: "_Tar", column: str, example: Example) -> dict[str, int]:
-    payload = npy_bytes(example.arrays[column])
-    offset = tar.add(f"{example.index:09d}.{column}.npy", payload)
+def finished(folder: Path, number: int, task: str) -> ShardRecord | None:
+    """The record of a shard whose index is whole and answers this very task, or None."""
+    record = read_record(folder, number)
+    return record if record is not None and record.task == task else None
+
+
+def has_column(folder: Path, number: int, column: str, *, task: str, contract: str) -> bool:
+    """Whether that column of a shard answers this task by this contract's fingerprint, and has the bytes it proves."""
+    record = read_column_record(folder, column, number)
+    tar = folder / column_path(column, number, "tar")
+    is_this = record is not None and (record.task, record.contract) == (task, contract)
+    return is_this and tar.is_file() and tar.stat().st_size == record.tar.bytes  # type: ignore[union-attr]
+
+
+def _add_example(tar: "_Tar", ending: str, example: Example) -> dict[str, int]:
+    stored = example.arrays[ending.partition(".")[0]]
+    payload = stored if isinstance(stored, bytes) else npy_bytes(stored)
+    offset = tar.add(f"{example.index:09d}.{ending}", payload)
     about = {"index": example.index, "key": example.key, **example.labels}
     tar.add(f"{example.index:09d}.json", canonical_json(about))
     return {

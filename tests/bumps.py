@@ -29,7 +29,14 @@ def write_split(
         _example(row, power, {name: values[row] for name, values in labels.items()}) for row, power in enumerate(powers)
     ]
     record = write_shard(
-        folder, 0, task="bumps", columns=["mel"], labels=kinds, events={}, examples=examples, rejected=[]
+        folder,
+        0,
+        task="bumps",
+        columns={"mel": described(MYNA)},
+        labels=kinds,
+        events={},
+        examples=examples,
+        rejected=[],
     )
     write_json(folder / PLAN, {"planned": len(examples)})
     write_table(folder / REJECTED, [], REJECTED_SCHEMA)
@@ -44,10 +51,11 @@ def write_split(
         examples=len(examples),
         rejected=0,
         seconds=4.0 * len(examples),
-        shards=[Shard.of(folder, record)],
+        shards=[Shard.of(folder, record, ["mel"])],
         files={name: StoredFile.of(folder / name) for name in (PLAN, REJECTED)},
         build=("build", "bumps"),
         made_with={},
+        statistics={},
     ).write(folder)
     return folder
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from pipelines.plan import shard_tasks, spans
+from pipelines.plan import Work, shard_tasks, spans
 from pipelines.recording import Recording
 from pipelines.task import Recipe, build_shard
 from pipelines.workers import run_tasks
@@ -27,6 +27,11 @@ CRASHING, HANGING = 0.75, 0.5
 class Poisoned:
     sample_rate_hz: int = 16_000
     column: str = "mel"
+    suffix: str = "npy"
+
+    @property
+    def word(self) -> str:
+        return MYNA.word
 
     @property
     def contract(self) -> Mapping[str, object]:
@@ -58,6 +63,8 @@ def build(root: Path, out: Path, first_samples: Sequence[float]) -> None:
     recordings = write_corpus(root, first_samples)
     tasks = list(shard_tasks(spans(recordings), shard_examples=4, contracts={}))
     recipe = Recipe(root=root, labels={}, events={}, features=(Poisoned(),), piece_seconds=PIECE_SECONDS)
-    records = list(run_tasks(partial(build_shard, recipe=recipe), [(out, task) for task in tasks], workers=2))
+    records = list(
+        run_tasks(partial(build_shard, recipe=recipe), [Work(out, task, ("mel",)) for task in tasks], workers=2)
+    )
     for record in sorted(records, key=lambda record: record.number):
         print(record.number, record.examples, [(row.index, row.reason) for row in record.rejected])

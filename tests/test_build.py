@@ -220,19 +220,17 @@ def test_a_folder_of_another_dataset_or_of_somebody_else_is_left_alone(
 
 
 def test_a_folder_of_another_feature_contract_names_the_field_that_differs(corpus: Path, tmp_path: Path):
-    plan = tmp_path / "out" / "test" / "plan.json"
+    column = tmp_path / "out" / "test" / "mel" / "column.json"
     refused(
         build(corpus, tmp_path / "out", RAY_ADDRESS="127.0.0.1:1"),
         4,
         "No Ray head answers at 127.0.0.1:1",
         "make cluster-up",
     )
-    content = json.loads(plan.read_text())
-    content["features"]["mel"]["hop_samples"] = 256
-    plan.write_text(json.dumps(content))
-    refused(
-        build(corpus, tmp_path / "out"), 3, "features is mel: hop_samples: 256, this build's is mel: hop_samples: 512"
-    )
+    content = json.loads(column.read_text())
+    del content["fingerprint"]
+    column.write_text(json.dumps({**content, "hop_samples": 256}))
+    refused(build(corpus, tmp_path / "out"), 3, "another column 'mel': its", "256, this build's is 512")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount the small disk")

@@ -12,12 +12,14 @@ import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shards.feature import described, fingerprint
+from shards.features.mel import MYNA
 from shards.manifest import MANIFEST, Manifest, Rejected, read_table
 from shards.problem import DataProblem
 from shards.reader import Reader, npy_layout
 from shards.store import digest_of, write_json
 from shards.verify import verify
-from shards.writer import finished, npy_bytes, write_shard
+from shards.writer import finished, has_column, npy_bytes, write_shard
 from tests.corpus import LABELS, noise_example, write_noise_dataset
 
 
@@ -39,7 +41,14 @@ def write_one(folder: Path, count: int = 5):
     examples = [noise_example(index, rng, 8192) for index in range(count)]
     rejected = [Rejected(count, "x.wav", "decode", "broken")]
     return write_shard(
-        folder, 0, task="t", columns=["mel"], labels=LABELS, events={}, examples=examples, rejected=rejected
+        folder,
+        0,
+        task="t",
+        columns={"mel": described(MYNA)},
+        labels=LABELS,
+        events={},
+        examples=examples,
+        rejected=rejected,
     )
 
 
@@ -94,14 +103,23 @@ def test_holes_are_listed_with_their_reasons_and_move_no_other_index(whole: Path
     ]
 
 
-def test_a_shard_is_finished_only_for_its_own_task_and_with_all_its_bytes(tmp_path: Path):
+def test_a_shard_is_finished_only_for_its_own_task(tmp_path: Path):
     record = write_one(tmp_path)
     assert finished(tmp_path, 0, "t") == record
     assert finished(tmp_path, 0, "another task") is None
     assert finished(tmp_path, 1, "t") is None
+
+
+def test_a_column_is_there_only_for_its_own_task_and_contract_and_with_all_its_bytes(tmp_path: Path):
+    write_one(tmp_path)
+    contract = fingerprint(MYNA)
+    assert has_column(tmp_path, 0, "mel", task="t", contract=contract)
+    assert not has_column(tmp_path, 0, "mel", task="another task", contract=contract)
+    assert not has_column(tmp_path, 0, "mel", task="t", contract="another contract")
+    assert not has_column(tmp_path, 0, "audio", task="t", contract=contract)
     tar = tmp_path / "mel" / "000000.tar"
     tar.write_bytes(tar.read_bytes()[:-512])
-    assert finished(tmp_path, 0, "t") is None
+    assert not has_column(tmp_path, 0, "mel", task="t", contract=contract)
 
 
 def test_an_untouched_dataset_verifies(whole: Path):

@@ -20,7 +20,7 @@ import soundfile
 import torch
 import webdataset
 
-from pipelines.plan import ShardTask, shard_tasks, spans
+from pipelines.plan import ShardTask, Work, shard_tasks, spans
 from pipelines.recording import Recording
 from pipelines.task import Recipe, build_shard
 from shards.features.mel import MYNA
@@ -55,7 +55,7 @@ def measure() -> dict[str, object]:
 def _ours(folder: Path, task: ShardTask) -> None:
     with tempfile.TemporaryDirectory() as out:
         recipe = Recipe(root=folder, labels={}, events={}, features=(MYNA,))
-        record = build_shard((Path(out), task), recipe=recipe)
+        record = build_shard(Work(Path(out), task, ("mel",)), recipe=recipe)
         assert record.examples == CLIPS, record.rejected
 
 

@@ -1,0 +1,55 @@
+"""Compute one more column of a built dataset, beside those it has.
+
+    sonograph add-feature datasets/nsynth codec:logpower
+
+Repeats the build that made the dataset, whose corpus must still lie where it lay, for that column alone: in all splits,
+for exactly the examples that are there. Killed and repeated it makes what is missing; other files are not touched.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from pipelines import build
+from shards.manifest import MANIFEST, Manifest, with_features
+from shards.problem import UsageProblem
+from shards.verify import datasets_in
+
+
+@dataclass(frozen=True)
+class AddFeature:
+    dataset: tyro.conf.Positional[Path]
+    """a dataset, or the folder of its splits; all of them get the column"""
+    feature: tyro.conf.Positional[str]
+    """MODULE[:CONTRACT][@WEIGHTS] of shards/features"""
+    workers: int = os.cpu_count() or 1
+    """tasks that run at a time"""
+    dry_run: bool = False
+    """print what would be done and write nothing"""
+
+
+COMMAND = AddFeature
+
+
+def main(command: AddFeature) -> dict[str, object]:
+    from sonograph import command_of
+
+    is_split = (command.dataset / MANIFEST).is_file()
+    manifest = Manifest.read(datasets_in(command.dataset)[0])
+    if manifest.build[0] != "build":
+        raise UsageProblem(
+            f"{command.dataset} was made by `sonograph {' '.join(manifest.build)}` from other datasets, so there is no "
+            "corpus to compute a column from. Add it to those, and make this one of them again."
+        )
+    out = command.dataset.resolve().parent if is_split else command.dataset
+    words = [*with_features(manifest.build, [command.feature]), "--out", str(out), "--workers", str(command.workers)]
+    asked = command_of("build", [*words[1:], *["--dry-run"] * command.dry_run])
+    return {**build.main(asked), **({} if command.dry_run else {"output": str(command.dataset)})}
+
+
+if __name__ == "__main__":
+    from sonograph import run_verb
+
+    run_verb("add-feature")

@@ -1,0 +1,88 @@
+"""Features whose weights come from the corpus itself: fitted once on its training split, and kept with the dataset."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines.dataset import Split
+from pipelines.isolation import each, mark_of
+from pipelines.plan import Span
+from pipelines.task import ExampleMaker, Recipe
+from pipelines.workers import run_tasks
+from shards.example import Clip, Example
+from shards.feature import Feature, Fitted, load_feature
+from shards.manifest import WEIGHTS
+
+log = logging.getLogger(__name__)
+MOST_CLIPS = 8192  # more of them move the axes of a codec by less than another seed does
+_PART_CLIPS = 32
+
+
+def opened(feature: Feature, splits: Sequence[Split], recipe: Recipe, *, workers: int) -> Feature:
+    """The feature itself; where it has still to be fitted: as an earlier build of these splits fitted it, or anew.
+
+    Raises RunFailed when workers die.
+    """
+    if not isinstance(feature, Fitted) or feature.is_fitted:
+        return feature
+    for split in splits:
+        if (kept := split.folder / feature.column / WEIGHTS).is_file():
+            return load_feature(f"{feature.word}@{kept}")
+    chosen = _chosen(splits)
+    log.info("fit %s  on %d clips of %s", feature.word, len(chosen), splits[0].folder.parent)
+    parts = dict(_parts(feature, chosen, recipe, splits[0].folder, workers))
+    return feature.fitted([parts[number] for number in sorted(parts)])
+
+
+def keep(feature: Feature, splits: Sequence[Split]) -> None:
+    """Store what was fitted with each dataset that is made with it."""
+    if isinstance(feature, Fitted):
+        for split in splits:
+            if not (path := split.folder / feature.column / WEIGHTS).is_file():
+                feature.save(path)
+
+
+def _chosen(splits: Sequence[Split]) -> list[Span]:
+    """At most MOST_CLIPS spans of the training split, evenly spread; of the first split where there is no other."""
+    split = next((one for one in splits if one.folder.name == "train"), splits[0])
+    usable = [span for task in split.tasks for span in task.spans if not span.recording.problem]
+    places = np.linspace(0, len(usable), min(MOST_CLIPS, len(usable)), endpoint=False).astype(int)
+    return [usable[place] for place in places]
+
+
+def _parts(feature: Fitted, chosen: Sequence[Span], recipe: Recipe, folder: Path, workers: int) -> Iterator[Any]:
+    tasks = list(enumerate(tuple(chosen[first : first + _PART_CLIPS]) for first in range(0, len(chosen), _PART_CLIPS)))
+    yield from run_tasks(
+        partial(_part, feature=feature, recipe=recipe, folder=folder.resolve()), tasks, workers=workers
+    )
+
+
+def _part(task: tuple[int, tuple[Span, ...]], *, feature: Any, recipe: Recipe, folder: Path) -> tuple[int, Any]:
+    """What the clips of a few spans contribute; those that cannot be decoded are rejected by the build itself."""
+    number, chosen = task
+    heard = _Heard(feature.sample_rate_hz)
+    outcomes = each(
+        ExampleMaker(replace(recipe, features=(heard,))),  # type: ignore[arg-type]
+        chosen,
+        mark=mark_of(folder, f"fit-{feature.column}-{number}"),
+        given_up=lambda span, why: None,
+        piece_seconds=recipe.piece_seconds,
+    )
+    waveforms = [np.asarray(outcome.arrays[heard.column]) for outcome in outcomes if isinstance(outcome, Example)]
+    return number, feature.moments([Clip(waveform, heard.sample_rate_hz) for waveform in waveforms])
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """Stands for a feature: the clip itself, at the rate of the one that is fitted."""
+
+    sample_rate_hz: int
+    column: str = "waveform"
+
+    def __call__(self, clips: Sequence[Clip]) -> list[np.ndarray]:
+        return [clip.waveform for clip in clips]

@@ -1,0 +1,150 @@
+"""Mean, deviation and quantiles of a column's stored values, band by band: taken shard by shard, merged exactly.
+
+Means and squared distances are merged by the formula of Chan, Golub and LeVeque (1979), which loses nothing to
+cancellation; quantiles come from histograms over the leading bits of the values' half precision, which add up. So the
+order of the merge, that of the plan, is all that the numbers depend on.
+"""
+
+import base64
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from shards.manifest import column_path, read_said
+from shards.store import canonical_json
+
+STATISTICS = "sonograph.statistics"
+QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+QUANTILE_ERROR = 2.0**-4  # relative width of a bucket: four bits of a half's mantissa
+_DROPPED_BITS = 6
+_BUCKETS = 1 << (16 - _DROPPED_BITS)
+_RISING = np.r_[_BUCKETS - 1 : _BUCKETS // 2 - 1 : -1, : _BUCKETS // 2]  # the sign is the first bit: -0 in the middle
+_MOST_HALF = 65_504.0
+_BLOCK_VALUES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of `count` frames: each band's mean, sum of squared distances from it, and histogram."""
+
+    count: int
+    mean: Float[np.ndarray, " bands"]
+    squares: Float[np.ndarray, " bands"]
+    histogram: Int[np.ndarray, "bands buckets"]
+
+    def merged(self, other: "Statistics") -> "Statistics":
+        """Those of both together."""
+        count = self.count + other.count
+        delta = other.mean - self.mean
+        return Statistics(
+            count,
+            self.mean + delta * (other.count / count),
+            self.squares + other.squares + delta**2 * (self.count * other.count / count),
+            self.histogram + other.histogram,
+        )
+
+    def described(self) -> dict[str, object]:
+        """For the manifest, in stored units: count of frames, and for each band mean, deviation and quantiles."""
+        return {
+            "count": self.count,
+            "mean": self.mean.tolist(),
+            "deviation": np.sqrt(self.squares / self.count).tolist(),
+            "quantiles": {str(share): _quantile(self.histogram, share).tolist() for share in QUANTILES},
+            "quantile_relative_error": QUANTILE_ERROR,
+        }
+
+    def to_json(self) -> bytes:
+        packed = zlib.compress(self.histogram.astype("<u4").tobytes(), level=6)
+        content = {"count": self.count, "mean": self.mean.tolist(), "squares": self.squares.tolist()}
+        return canonical_json({**content, "histogram": base64.b64encode(packed).decode()})
+
+    @classmethod
+    def from_json(cls, text: bytes) -> "Statistics":
+        content = json.loads(text)
+        flat = np.frombuffer(zlib.decompress(base64.b64decode(content["histogram"])), "<u4").astype(np.int64)
+        mean, squares = np.array(content["mean"]), np.array(content["squares"])
+        return cls(content["count"], mean, squares, flat.reshape(len(mean), _BUCKETS))
+
+
+def statistics_of(folder: Path, columns: Sequence[str], numbers: Sequence[int]) -> dict[str, dict[str, object]]:
+    """Those of a dataset's columns for its manifest, from what its shards' tables say, in the order of `numbers`.
+
+    A column of no real numbers has none. Raises DataProblem for a table that is absent or damaged.
+    """
+    found = {
+        column: [_said(folder / column_path(column, number, "parquet")) for number in numbers] for column in columns
+    }
+    return {column: merged(filter(None, parts)).described() for column, parts in found.items() if any(parts)}
+
+
+def _said(table: Path) -> "Statistics | None":
+    said = read_said(table, STATISTICS)
+    return Statistics.from_json(said) if said else None
+
+
+def shard_statistics(stored: Sequence[np.ndarray | bytes]) -> Mapping[str, bytes]:
+    """What a shard's table says of its values; nothing where they are no real numbers."""
+    arrays = [array for array in stored if isinstance(array, np.ndarray) and array.dtype.kind == "f" and array.size]
+    if not arrays:
+        return {STATISTICS: b""}
+    parts = (_of(block) for block in _blocks(arrays))
+    return {STATISTICS: merged(parts).to_json()}
+
+
+def merged(parts: Iterable[Statistics]) -> Statistics:
+    """Those of all parts, in their order; at least one is needed."""
+    parts = iter(parts)
+    total = next(parts)
+    for part in parts:
+        total = total.merged(part)
+    return total
+
+
+def _blocks(arrays: Sequence[np.ndarray]) -> Iterator[Float[np.ndarray, "frames bands"]]:
+    """Consecutive arrays, (bands, frames) or (bands,), joined frame by frame into blocks of bounded size."""
+    block: list[np.ndarray] = []
+    for array in arrays:
+        block.append(array.reshape(len(array), -1).T)
+        if sum(part.size for part in block) >= _BLOCK_VALUES:
+            yield np.concatenate(block)
+            block = []
+    if block:
+        yield np.concatenate(block)
+
+
+def _of(block: Float[np.ndarray, "frames bands"]) -> Statistics:
+    frames, bands = block.shape
+    values = block.astype(np.float64)
+    mean = values.mean(axis=0)
+    values -= mean
+    codes = (_halves(block).view(np.uint16) >> _DROPPED_BITS) + np.arange(bands) * _BUCKETS
+    histogram = np.bincount(codes.ravel(), minlength=bands * _BUCKETS).reshape(bands, _BUCKETS)
+    return Statistics(frames, mean, np.einsum("ij,ij->j", values, values), histogram[:, _RISING])
+
+
+def _halves(block: np.ndarray) -> np.ndarray:
+    return block if block.dtype == np.float16 else block.clip(-_MOST_HALF, _MOST_HALF).astype(np.float16)
+
+
+def _edges() -> Float[np.ndarray, " buckets_and_one"]:
+    """The least value of every bucket, and the end of the last; the infinities and what lies beyond stand for the most."""
+    ordered = (np.arange(_BUCKETS + 1) << _DROPPED_BITS).clip(max=0xFFFF).astype(np.uint16)
+    bits = np.where(ordered & 0x8000, ordered & 0x7FFF, ~ordered)
+    return np.nan_to_num(bits.view(np.float16).astype(np.float64), nan=0.0).clip(-_MOST_HALF, _MOST_HALF)
+
+
+def _quantile(histogram: Int[np.ndarray, "bands buckets"], share: float) -> Float[np.ndarray, " bands"]:
+    """The value below which `share` of each band's values lie, between the edges of its bucket in proportion."""
+    edges = _edges()
+    reached = histogram.cumsum(axis=1)
+    wanted = share * reached[:, -1]
+    bucket = (reached < wanted[:, None]).sum(axis=1)
+    inside = np.take_along_axis(histogram, bucket[:, None], 1)[:, 0]
+    before = np.take_along_axis(reached, bucket[:, None], 1)[:, 0] - inside
+    place = (wanted - before) / np.maximum(inside, 1)
+    return edges[bucket] + place * (edges[bucket + 1] - edges[bucket])
