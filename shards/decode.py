@@ -91,6 +91,17 @@ def resampled(clip: Clip, sample_rate_hz: int) -> Clip:
     return Clip(np.ascontiguousarray(waveform), sample_rate_hz)
 
 
+def flac_bytes(clip: Clip) -> bytes:
+    """The clip as a FLAC file of 16 bits, which `decode` gives back to within 2^-16; cut off beyond full scale.
+
+    One rounding to the nearest of our own: libsndfile multiplies by 32,767, and reading divides by 32,768.
+    """
+    amplitudes = np.rint(clip.waveform.T * np.float32(1 << 15)).clip(-(1 << 15), (1 << 15) - 1).astype(np.int16)
+    file = io.BytesIO()
+    soundfile.write(file, amplitudes, clip.sample_rate_hz, format="FLAC", subtype="PCM_16")
+    return file.getvalue()
+
+
 def is_silent(clip: Clip) -> bool:
     """Whether no amplitude reaches SILENT_PEAK."""
     return not np.abs(clip.waveform).max(initial=0.0) >= SILENT_PEAK

@@ -32,7 +32,8 @@ class Example:
     start_seconds: float
     seconds: float
     labels: Mapping[str, object]
-    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+    arrays: Mapping[str, np.ndarray | bytes] = field(default_factory=dict)
+    """By column; bytes where its members are no .npy files."""
     events: Mapping[str, Sequence[tuple[float, float, object]]] = field(default_factory=dict)
     """By name: start and end in seconds from the example's begin, and what holds between; in order of their start."""
     clipped_share: float = 0.0
@@ -57,9 +58,13 @@ class Batch:
     seeds: Int[Tensor, "batch views"]
     restore: Callable[[Tensor], Tensor] | None = None
     """Stored values -> the feature's own units; None where `views` are in these."""
+    columns: Mapping[str, "Batch"] = field(default_factory=dict)
+    """The same examples in the dataset's other columns, by name."""
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The batch on `device`, its views restored."""
-        views = tuple(view.to(device) for view in self.views)
+        """The batch on `device`, its views restored. From page-locked memory the copy goes on beside the caller."""
+        index, weight, seeds = (part.to(device) for part in (self.index, self.weight, self.seeds))
+        views = tuple(view.to(device, non_blocking=view.is_pinned()) for view in self.views)
         restored = tuple(self.restore(view) for view in views) if self.restore else views
-        return Batch(self.index.to(device), self.weight.to(device), restored, self.seeds.to(device))
+        columns = {name: column.to(device) for name, column in self.columns.items()}
+        return Batch(index, weight, restored, seeds, columns=columns)
