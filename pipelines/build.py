@@ -21,16 +21,18 @@ from typing import Annotated, Any, get_type_hints
 
 import tyro
 
+from pipelines.batches import BatchBuilder
 from pipelines.corpus import Corpus, corpus_type
 from pipelines.dataset import Split, claim, finish, kind_of, refuse_foreign
+from pipelines.example_maker import Recipe
 from pipelines.fit import keep, opened
 from pipelines.forecast import foretold
 from pipelines.listing import LISTING, listed
-from pipelines.plan import WHOLE, SpanRule, shard_tasks, spans
+from pipelines.plan import WHOLE, SpanRule, Work, shard_tasks, spans
 from pipelines.recording import SPLITS, Recording
 from pipelines.source import Tree
-from pipelines.task import Recipe, build_shard
-from pipelines.workers import run_tasks
+from pipelines.task import build_shard
+from pipelines.workers import Actors, run_in_actors, run_tasks
 from shards.feature import Feature, described, load_feature
 from shards.manifest import FORMAT, REJECTED, VERSION, Manifest, ShardRecord, with_features
 from shards.problem import DataProblem, UsageProblem
@@ -40,7 +42,7 @@ from shards.words import words_in
 log = logging.getLogger(__name__)
 _REPORT_SECONDS = 5.0
 _ARCHIVES = "archives"
-_NOT_DECIDING = ("corpus", "source", "examples", "root", "out", "workers", "dry_run", "indexes")
+_NOT_DECIDING = ("corpus", "source", "examples", "root", "out", "workers", "actors", "dry_run", "indexes")
 
 
 @dataclass(frozen=True)
@@ -56,16 +58,18 @@ class Build:
     examples: Annotated[SpanRule, tyro.conf.arg(help="")] = WHOLE
     workers: int = os.cpu_count() or 1
     """tasks that run at a time"""
+    actors: int = 0
+    """processes that compute the features in batches, each on a GPU of its own where there are any; 0: plain tasks"""
     shard_examples: int = 512
     """examples planned for one shard"""
     dry_run: bool = False
     """print what would be done and write nothing"""
 
     def __post_init__(self) -> None:
-        if self.workers < 1 or self.shard_examples < 1:
+        if self.workers < 1 or self.shard_examples < 1 or self.actors < 0:
             raise UsageProblem(
-                f"--workers is {self.workers} and --shard-examples {self.shard_examples}, so nothing was done. Pass 1 "
-                "or more."
+                f"--workers is {self.workers}, --shard-examples {self.shard_examples} and --actors {self.actors}, so "
+                "nothing was done. Pass 1 or more, and no less than 0 actors."
             )
 
 
@@ -190,8 +194,14 @@ def build_missing(command: Build, splits: Sequence[Split], recipe: Recipe) -> No
         log.info("build %s  %d of %d shards are whole already", command.corpus, shards - len(pending), shards)
     progress = Progress(command.corpus, shards, clips=sum(len(work.task.spans) for work in pending))
     progress.done_shards = shards - len(pending)
-    for record in run_tasks(partial(build_shard, recipe=recipe), pending, workers=command.workers):
+    for record in _records(command, pending, recipe):
         progress.add(record)
+
+
+def _records(command: Build, pending: Sequence[Work], recipe: Recipe) -> Iterator[ShardRecord]:
+    if command.actors:
+        return run_in_actors(partial(BatchBuilder, recipe), pending, Actors(command.actors))
+    return run_tasks(partial(build_shard, recipe=recipe), pending, workers=command.workers)
 
 
 class Progress:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from pipelines.dataset import Split
+from pipelines.example_maker import ExampleMaker, Recipe
 from pipelines.isolation import each, mark_of
 from pipelines.plan import Span
-from pipelines.task import ExampleMaker, Recipe
 from pipelines.workers import run_tasks
 from shards.example import Clip, Example
 from shards.feature import Feature, Fitted, load_feature

@@ -6,11 +6,43 @@ import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from shards.problem import DataProblem, EnvironmentProblem, RunFailed
 
 _CONNECT_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class Actors:
+    """Processes that stay: each makes its function once and calls it with some tasks at a time, on a GPU of its own."""
+
+    count: int
+    tasks_at_a_time: int = 4
+
+
+def run_in_actors(
+    make: Callable[[], Callable[[Sequence[Any]], Sequence[Any]]], tasks: Sequence[Any], actors: Actors
+) -> Iterator[Any]:
+    """Yield an outcome for each task, in order of completion; `make()` gives an actor its function of several tasks.
+
+    Actors share no GPU, and take none where the cluster has none. Raises as `run_tasks` does.
+    """
+    if not tasks:
+        return
+    with _ray(actors.count + 1):  # one slot is left for what feeds them
+        import ray
+
+        count = min(actors.count, -(-len(tasks) // actors.tasks_at_a_time))
+        placed: dict[str, Any] = {"num_gpus": 1} if ray.cluster_resources().get("GPU", 0) >= count else {"num_cpus": 1}
+        compute = ray.data.ActorPoolStrategy(size=count)
+        rows = _rows(tasks, blocks=-(-len(tasks) // actors.tasks_at_a_time))
+        given = (make, [ray.put(task) for task in tasks])
+        shape: dict[str, Any] = {"batch_size": None, "batch_format": "numpy", "fn_constructor_args": given}
+        yield from _outcomes(rows.map_batches(_Actor, compute=compute, **shape, **placed))
 
 
 def run_tasks(function: Callable[[Any], Any], tasks: Sequence[Any], *, workers: int) -> Iterator[Any]:
@@ -24,19 +56,31 @@ def run_tasks(function: Callable[[Any], Any], tasks: Sequence[Any], *, workers: 
     with _ray(workers):
         import ray
 
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        context.enable_operator_progress_bars = False
-        context.print_on_execution_start = False
-        references = [ray.put(task) for task in tasks]
-        rows = ray.data.range(len(tasks), override_num_blocks=len(tasks))
         pool = ray.data.TaskPoolStrategy(size=min(workers, len(tasks)))
-        outcomes = rows.map(_Guarded(function, references), num_cpus=1, compute=pool)
-        try:
-            for row in outcomes.iter_rows():
-                yield _raised_or_returned(row["outcome"])
-        except ray.exceptions.RayError as error:
-            raise RunFailed(_worker_lost(error)) from error
+        references = [ray.put(task) for task in tasks]
+        rows = _rows(tasks, blocks=len(tasks))
+        yield from _outcomes(rows.map(_Guarded(function, references), num_cpus=1, compute=pool))
+
+
+def _rows(tasks: Sequence[Any], *, blocks: int) -> Any:
+    """A Ray dataset of the tasks' numbers."""
+    import ray
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.enable_operator_progress_bars = False
+    context.print_on_execution_start = False
+    return ray.data.range(len(tasks), override_num_blocks=blocks)
+
+
+def _outcomes(made: Any) -> Iterator[Any]:
+    import ray
+
+    try:
+        for row in made.iter_rows():
+            yield _raised_or_returned(row["outcome"])
+    except ray.exceptions.RayError as error:
+        raise RunFailed(_worker_lost(error)) from error
 
 
 class _Guarded:
@@ -48,11 +92,31 @@ class _Guarded:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         import ray
 
-        task = ray.get(self.references[row["id"]])
-        try:
-            return {"outcome": (None, self.function(task))}
-        except (DataProblem, EnvironmentProblem) as problem:
-            return {"outcome": (problem.exit_code, str(problem))}
+        return {"outcome": _guarded(self.function, ray.get(self.references[row["id"]]))}
+
+
+class _Actor:
+    """The same for an actor, which gives one outcome for each of its tasks."""
+
+    def __init__(self, make: Callable[[], Callable[[Sequence[Any]], Sequence[Any]]], references: Sequence[Any]) -> None:
+        self.function, self.references = make(), references
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        import ray
+
+        tasks = ray.get([self.references[number] for number in batch["id"]])
+        exit_code, value = _guarded(self.function, tasks)
+        values = value if exit_code is None else [value] * len(tasks)
+        outcomes = np.empty(len(tasks), object)
+        outcomes[:] = [(exit_code, one) for one in values]
+        return {"outcome": outcomes}
+
+
+def _guarded(function: Callable[[Any], Any], task: Any) -> tuple[int | None, Any]:
+    try:
+        return None, function(task)
+    except (DataProblem, EnvironmentProblem) as problem:
+        return problem.exit_code, str(problem)
 
 
 def _raised_or_returned(outcome: tuple[int | None, Any]) -> Any:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipelines.plan import Span, SpanRule, spans
 from pipelines.recording import Recording
-from pipelines.task import ExampleMaker, Recipe
+from pipelines.example_maker import ExampleMaker, Recipe
 from shards.example import Clip, Example
 from shards.features.mel import MYNA
 from shards.manifest import Rejected
