@@ -25,6 +25,7 @@ VERBS = {
     "drop-feature": ("shards.drop_feature", "remove a column of a dataset"),
     "verify": ("shards.verify", "check every digest, count, offset and contract of a dataset"),
     "inspect": ("shards.inspect", "show what a dataset holds"),
+    "describe": ("shards.describe", "write a Croissant description and a dataset card"),
     "train": ("trainers.train", "train a model from shards"),
     "evaluate": ("trainers.evaluate", "ask questions of a checkpoint"),
     "sync": ("trainers.sync", "upload what the tracking server has not seen yet"),

@@ -6,13 +6,15 @@ Repeats the build that made the dataset, whose corpus must still lie where it la
 for exactly the examples that are there. Killed and repeated it makes what is missing; other files are not touched.
 """
 
+import json
 import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
-from pipelines import build
 from shards.manifest import MANIFEST, Manifest, with_features
 from shards.problem import UsageProblem
 from shards.verify import datasets_in
@@ -26,6 +28,8 @@ class AddFeature:
     """MODULE[:CONTRACT][@WEIGHTS] of shards/features"""
     workers: int = os.cpu_count() or 1
     """tasks that run at a time"""
+    actors: int = 0
+    """processes that compute it in batches, each on a GPU of its own where there are any; 0: plain tasks"""
     dry_run: bool = False
     """print what would be done and write nothing"""
 
@@ -34,8 +38,17 @@ COMMAND = AddFeature
 
 
 def main(command: AddFeature) -> dict[str, object]:
-    from sonograph import command_of
+    # A process of its own: only the frame of the command line reads the options that the build had.
+    words = [sys.executable, "-m", "sonograph", *build_words(command), "--json"]
+    build = subprocess.run(words, stdout=subprocess.PIPE, text=True)
+    if build.returncode:
+        sys.exit(build.returncode)  # it has said why
+    result = json.loads(build.stdout.splitlines()[-1])
+    return {**result, "output": result["output"] if command.dry_run else str(command.dataset)}
 
+
+def build_words(command: AddFeature) -> list[str]:
+    """The build that made the dataset, for the new column alone. Raises UsageProblem when no build made it."""
     is_split = (command.dataset / MANIFEST).is_file()
     manifest = Manifest.read(datasets_in(command.dataset)[0])
     if manifest.build[0] != "build":
@@ -44,9 +57,9 @@ def main(command: AddFeature) -> dict[str, object]:
             "corpus to compute a column from. Add it to those, and make this one of them again."
         )
     out = command.dataset.resolve().parent if is_split else command.dataset
-    words = [*with_features(manifest.build, [command.feature]), "--out", str(out), "--workers", str(command.workers)]
-    asked = command_of("build", [*words[1:], *["--dry-run"] * command.dry_run])
-    return {**build.main(asked), **({} if command.dry_run else {"output": str(command.dataset)})}
+    counts = ["--workers", str(command.workers), "--actors", str(command.actors)]
+    words = [*with_features(manifest.build, [command.feature]), "--out", str(out), *counts]
+    return [*words, "--dry-run"] if command.dry_run else words
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 """Show what a dataset holds: examples, hours, shards, features, labels, and what was rejected and why.
 
     sonograph inspect datasets/nsynth
+    sonograph inspect datasets/nsynth --html nsynth.html
 
-Takes one dataset or the folder of its splits. Reads manifests and index tables only, no audio and no tar.
+Takes one dataset or the folder of its splits. Reads manifests and index tables only; --html reads the examples that it
+shows as well, and writes one page with pictures, players, distributions and digests that needs no network.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +16,9 @@ import numpy as np
 import tyro
 
 from shards.decode import CLIPPED_SHARE
+from shards.feature import load_feature
 from shards.manifest import REJECTED, Manifest, index_path, read_table, rebuild_command
+from shards.problem import UsageProblem
 from shards.verify import datasets_in
 
 _BAR = "▁▂▃▄▅▆▇█"
@@ -25,21 +29,52 @@ _SHOWN_CLASSES = 12
 class Inspect:
     dataset: tyro.conf.Positional[Path]
     """a dataset, or the folder of its splits"""
+    html: Path | None = None
+    """file to write the page to"""
+    examples: int = 12
+    """examples that the page shows and plays, over all splits"""
+    seed: int = 0
+    """decides which"""
+    weights: tuple[str, ...] = ()
+    """features to open so that their columns can be heard: MODULE:CONTRACT@WEIGHTS"""
 
 
 COMMAND = Inspect
 
 
 def main(command: Inspect) -> dict[str, object]:
+    for name in ("examples", "seed"):
+        if (given := getattr(command, name)) < 0:
+            raise UsageProblem(f"--{name} is {given}, so nothing was done. Pass 0 or more.")
     folders = datasets_in(command.dataset)
+    if command.html is not None:
+        _write_page(command.html, folders, command)
     summaries = {str(folder): "\n".join(summary(folder)) for folder in folders}
     manifests = [Manifest.read(folder) for folder in folders]
     metrics = {manifest.split: {"examples": manifest.examples, "rejected": manifest.rejected} for manifest in manifests}
-    return {"output": "\n\n".join([*summaries.values(), str(command.dataset)]), "metrics": metrics}
+    place = str(command.html or command.dataset)
+    return {"output": "\n\n".join([*summaries.values(), place]), "metrics": metrics}
+
+
+def _write_page(path: Path, folders: Sequence[Path], command: Inspect) -> None:
+    if any(path.resolve().is_relative_to(folder.resolve()) for folder in folders):
+        raise UsageProblem(
+            f"{path} lies inside a dataset, which would then hold a file that its manifest does not list. Nothing was "
+            f"written. Pass a place beside it: --html {command.dataset.name}.html"
+        )
+    from shards.page import write_page  # the lines for a terminal need none of it
+
+    opened = [load_feature(word) for word in command.weights]
+    write_page(path, folders, examples=command.examples, seed=command.seed, opened=opened)
 
 
 def summary(folder: Path) -> Iterator[str]:
-    """The lines a terminal shows of one dataset."""
+    """The lines a terminal shows of one dataset; what labels and paths hold that would steer a terminal is replaced."""
+    for line in _lines(folder):
+        yield "".join(letter if letter.isprintable() else "\ufffd" for letter in line)
+
+
+def _lines(folder: Path) -> Iterator[str]:
     manifest = Manifest.read(folder)
     origin = "rendered, not the published recordings" if manifest.rendered else "published recordings"
     megabytes = sum(stored.bytes for shard in manifest.shards for stored in shard.files.values()) / 1e6

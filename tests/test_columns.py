@@ -8,8 +8,7 @@ import pytest
 import soundfile
 
 from pipelines import fit
-from pipelines.add_feature import AddFeature
-from pipelines.add_feature import main as add
+from pipelines.add_feature import AddFeature, build_words
 from shards.drop_feature import DropFeature
 from shards.drop_feature import main as drop
 from shards.manifest import MANIFEST, Manifest, feature_words, with_features
@@ -17,7 +16,8 @@ from shards.problem import DataProblem, UsageProblem
 from shards.reader import Reader
 from shards.statistics import QUANTILE_ERROR
 from shards.verify import verify
-from tests.building import build_here, everything_below, in_this_process
+from tests.building import build_here, everything_below
+from tests.command import sonograph
 
 RATE = 16_000
 SHORT = "short.wav"
@@ -40,8 +40,7 @@ def built(corpus: Path, out: Path, *features: str) -> Path:
 
 
 def added(dataset: Path, feature: str) -> None:
-    with in_this_process():
-        add(AddFeature(dataset, feature, workers=1))
+    build_here(*build_words(AddFeature(dataset, feature, workers=1))[1:])
 
 
 def versions(folder: Path) -> dict[str, tuple[int, int]]:
@@ -65,6 +64,17 @@ def test_an_added_column_touches_nothing_else_and_ends_in_the_bytes_of_one_build
     both = built(corpus, tmp_path / "b", "audio", "codec:low128")
     assert everything_below(dataset) == everything_below(both)
     assert [problem for split in splits_of(dataset) for problem in verify(split)] == []
+
+
+def test_the_command_adds_a_column_to_all_splits_and_says_where(corpus: Path, tmp_path: Path):
+    dataset = built(corpus, tmp_path / "a", "audio")
+    told = sonograph("add-feature", dataset / "train", "codec:low128", "--dry-run")
+    assert "to write     codec-low128: about" in told.stdout and not list(dataset.glob("*/codec-low128"))
+    done = sonograph("add-feature", dataset / "train", "codec:low128")
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, str(dataset / "train")), done.stderr
+    assert all("codec-low128" in Manifest.read(split).features for split in splits_of(dataset))
+    failed = sonograph("add-feature", dataset, "codec:lower128")
+    assert failed.returncode == 2 and "low128" in failed.stderr
 
 
 def test_a_column_that_is_there_is_not_computed_again(corpus: Path, tmp_path: Path):
