@@ -30,6 +30,8 @@ class AddFeature:
     """tasks that run at a time"""
     actors: int = 0
     """processes that compute it in batches, each on a GPU of its own where there are any; 0: plain tasks"""
+    accept_licence: str = ""
+    """agree to this licence of weights that exclude commercial use"""
     dry_run: bool = False
     """print what would be done and write nothing"""
 
@@ -59,6 +61,7 @@ def build_words(command: AddFeature) -> list[str]:
     out = command.dataset.resolve().parent if is_split else command.dataset
     counts = ["--workers", str(command.workers), "--actors", str(command.actors)]
     words = [*with_features(manifest.build, [command.feature]), "--out", str(out), *counts]
+    words += ["--accept-licence", command.accept_licence] if command.accept_licence else []
     return [*words, "--dry-run"] if command.dry_run else words
 
 

@@ -42,7 +42,18 @@ from shards.words import words_in
 log = logging.getLogger(__name__)
 _REPORT_SECONDS = 5.0
 _ARCHIVES = "archives"
-_NOT_DECIDING = ("corpus", "source", "examples", "root", "out", "workers", "actors", "dry_run", "indexes")
+_NOT_DECIDING = (
+    "corpus",
+    "source",
+    "examples",
+    "root",
+    "out",
+    "workers",
+    "actors",
+    "accept_licence",
+    "dry_run",
+    "indexes",
+)
 
 
 @dataclass(frozen=True)
@@ -60,6 +71,8 @@ class Build:
     """tasks that run at a time"""
     actors: int = 0
     """processes that compute the features in batches, each on a GPU of its own where there are any; 0: plain tasks"""
+    accept_licence: str = ""
+    """agree to this licence of weights that exclude commercial use"""
     shard_examples: int = 512
     """examples planned for one shard"""
     dry_run: bool = False
@@ -91,7 +104,7 @@ def COMMAND(words: Sequence[str]) -> type[Build]:
 
 def main(command: Build) -> dict[str, object]:
     corpus_type(command.corpus)  # one that is not there was parsed with the options of any
-    features = [load_feature(word) for word in command.features]
+    features = [load_feature(word, accept_licence=command.accept_licence) for word in command.features]
     with _folder_of_findings(command) as findings:
         corpus = _with_indexes(command.source, findings / _ARCHIVES)
         tree = Tree(corpus.root, findings / _ARCHIVES)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -70,14 +71,17 @@ class Fitted(Protocol):
         """Write the weights of an open one, whole or not at all."""
 
 
-def load_feature(word: str) -> Feature:
+def load_feature(word: str, *, accept_licence: str = "") -> Feature:
     """`mel`, `mel:myna` or `codec:encodec_24khz@WEIGHTS` (a folder, a file or a hub id) -> the Feature.
 
-    Raises UsageProblem for an unknown module or contract, and for weights that are not there.
+    `accept_licence` names the licence of weights that exclude commercial use. Raises UsageProblem for an unknown module
+    or contract, for weights that are not there, and for a licence that is not agreed to.
     """
     named, _, weights = word.partition("@")
     module, _, contract = named.partition(":")
-    return module_named("shards.features", module).load(contract, weights or None)
+    load = module_named("shards.features", module).load
+    agreed = {"accept_licence": accept_licence} if "accept_licence" in signature(load).parameters else {}
+    return load(contract, weights or None, **agreed)
 
 
 def described(feature: Feature) -> dict[str, object]:
@@ -87,7 +91,7 @@ def described(feature: Feature) -> dict[str, object]:
 
 def fingerprint(feature: Feature) -> str:
     """Digest of the contract: two columns of equal fingerprint hold the same function of their clips."""
-    return digest_of(dict(feature.contract))
+    return digest_of(_deciding(feature.contract))
 
 
 def differences(feature: Feature, column: Mapping[str, object]) -> list[str]:
@@ -95,9 +99,17 @@ def differences(feature: Feature, column: Mapping[str, object]) -> list[str]:
 
     Reading and restoring a column takes no weights, so that a closed feature agrees with every column of its contract.
     """
-    here = json.loads(canonical_json(dict(feature.contract)))
-    there = {name: value for name, value in column.items() if name not in _SAID_OF_A_COLUMN}
+    here = json.loads(canonical_json(_deciding(feature.contract)))
+    there = _deciding({name: value for name, value in column.items() if name not in _SAID_OF_A_COLUMN})
     both_open = "weights" in here and "weights" in there
     names = (here.keys() | there.keys()) - (set() if both_open else {"weights"})
     differing = {name for name in names if here.get(name) != there.get(name)}
     return sorted(differing | ({"fingerprint"} if digest_of(there) != column["fingerprint"] else set()))
+
+
+def _deciding(contract: Mapping[str, object]) -> dict[str, object]:
+    """A contract without what decides no number: where its weights came from, and their licence."""
+    weights = contract.get("weights")
+    if not isinstance(weights, Mapping):
+        return dict(contract)
+    return {**contract, "weights": {"sha256": weights["sha256"]} if "sha256" in weights else dict(weights)}

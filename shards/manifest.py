@@ -15,7 +15,7 @@ from shards.problem import DataProblem
 from shards.store import canonical_json, digest_of, sha256_of, whole_file, write_json
 
 FORMAT = "sonograph-dataset"
-VERSION = 1
+VERSION = 2  # 1 had no columns that prove themselves
 MANIFEST = "manifest.json"
 PLAN = "plan.json"
 REJECTED = "rejected.parquet"
@@ -156,7 +156,6 @@ class Manifest:
                 f"and would be misread. Build it again: sonograph {' '.join(content.get('build', ['build']))}"
             )
         content.pop("fingerprint")
-        content.setdefault("events", {})  # written before there were any
         shards = [Shard(**{**shard, "files": _stored_files(shard["files"])}) for shard in content.pop("shards")]
         return cls(shards=shards, files=_stored_files(content.pop("files")), **content)
 

@@ -33,13 +33,17 @@ OWNERS = {
     "pyarrow": {"shards/manifest.py"},
     "pyloudnorm": {"pipelines/music/performance.py"},
     "ray": {"pipelines/workers.py", "trainers/launch.py", "cluster/submit.py"},
-    "safetensors": {"trainers/checkpoint.py", "trainers/engine.py"},
+    "safetensors": {"trainers/checkpoint.py", "trainers/engine.py", "shards/audiomae_vit.py"},
     "soundfile": {"shards/decode.py", "pipelines/music/synthesis.py"},
     "soxr": {"shards/decode.py", "pipelines/music/synthesis.py"},
     "torchaudio": {"shards/spectrum.py"},
     "tyro": {"sonograph.py", "trainers/config.py"},
     "yaml": {"pipelines/published/slakh_track.py", "pipelines/music/layouts/slakh.py"},
-    "webdataset": set(),  # our tars are plain: neither side needs it
+    "webdataset": {"shards/plain.py"},  # our tars are plain: neither side needs it
+    "fsspec": {"shards/plain.py"},
+    "huggingface_hub": {"shards/pretrained.py"},
+    "transformers": {"shards/codecs/neural.py"},
+    "mlcroissant": set(),  # a description is JSON; what reads it needs no part of us
 }
 INNER_ARROWS = (  # (these modules, may not import these)
     ("shards.example", "shards"),

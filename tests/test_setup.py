@@ -48,8 +48,8 @@ def test_constraints_are_exact_sorted_and_name_no_build():
 
 
 def test_every_import_is_declared_and_every_dependency_is_used():
-    declared = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]}
     extras = PROJECT["optional-dependencies"]
+    declared = {canonicalize_name(Requirement(line).name) for line in [*PROJECT["dependencies"], *extras["codecs"]]}
     for_tests = {canonicalize_name(Requirement(line).name) for line in [*extras["dev"], *extras["bench"]]}
     assert imported(ROOT / name for name in (*PACKAGES, "sonograph.py", "demo.py")) == declared
     in_tests = imported([ROOT / "tests"]) - declared

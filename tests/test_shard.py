@@ -207,8 +207,8 @@ def test_a_damaged_manifest_is_refused(dataset: Path, damage):
 
 
 def test_a_manifest_of_another_version_names_the_command_that_rebuilds_it(dataset: Path):
-    forge(dataset, version=2)
-    with pytest.raises(DataProblem, match="version 2.*Build it again: sonograph build noise"):
+    forge(dataset, version=3)
+    with pytest.raises(DataProblem, match="version 3.*Build it again: sonograph build noise"):
         Reader(dataset)
 
 

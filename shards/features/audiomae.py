@@ -140,7 +140,7 @@ def normalised_log_mel(waveform: Float[Tensor, " samples"], config: ViTConfig) -
     return (padded - _MEAN) / (2 * _DEVIATION)
 
 
-def load(contract: str, weights: str | None = None) -> AudioMae:
+def load(contract: str, weights: str | None = None, *, accept_licence: str = "") -> AudioMae:
     """`audiomae` or `audiomae:patches`, closed when no weights are named; these are checked at once.
 
     Raises UsageProblem for another word, DataProblem for weights that are not AudioMAE's.
@@ -154,12 +154,12 @@ def load(contract: str, weights: str | None = None) -> AudioMae:
         case _:
             choice = nearest(contract, ("steps", "patches"))
             raise UsageProblem(f"audiomae has no contract '{contract}', so nothing was computed. {choice}")
-    return AudioMae(pooled) if weights is None else trained(weights, pooled=pooled)
+    return AudioMae(pooled) if weights is None else trained(weights, pooled=pooled, accept_licence=accept_licence)
 
 
-def trained(word: str, *, pooled: Pooled = "steps", config: ViTConfig = VIT_B) -> AudioMae:
+def trained(word: str, *, pooled: Pooled = "steps", config: ViTConfig = VIT_B, accept_licence: str = "") -> AudioMae:
     """The feature with the weights of a folder, a file or a hub id, opened at once. Raises why they cannot be used."""
-    feature = AudioMae(pooled, config, resolve(word))
+    feature = AudioMae(pooled, config, resolve(word, accept_licence=accept_licence))
     feature.opened()
     return feature
 
