@@ -203,10 +203,13 @@ def _checked(clip: Clip, header: AudioHeader, start_seconds: float, seconds: flo
     """The clip without an encoder's padding. Raises DecodeError when it is shorter than it should be, or not finite."""
     rate_hz, found, slack = clip.sample_rate_hz, clip.waveform.shape[1], 0
     wanted = found if seconds is None else round(seconds * rate_hz)
-    if header.seconds is not None and header.slack_seconds is not None:
+    if header.seconds is not None:
         left = round(header.seconds * rate_hz) - round(start_seconds * rate_hz)
-        wanted = left if seconds is None else wanted
-        slack = round(header.slack_seconds * rate_hz) if wanted >= left else 0
+        if header.slack_seconds is not None:
+            wanted = left if seconds is None else wanted
+            slack = round(header.slack_seconds * rate_hz) if wanted >= left else 0
+        elif wanted >= left:
+            wanted = min(wanted, found)  # up to the end, and nothing says where that is
     if found < max(wanted - slack, 1):
         raise DecodeError(f"{wanted:,} samples were declared, but only {found:,} could be decoded")
     waveform = clip.waveform[:, :wanted] if found - wanted <= slack else clip.waveform

@@ -20,7 +20,7 @@ from shards.container import DecodeError
 from shards.decode import BACK_ENDS, clipped_share, decode, decode_by, noticed, probe, resampled, with_libsndfile
 from shards.example import Clip
 from tests.benchmarks.decode import resampler_response
-from tests.media import FORMATS, LOSSLESS, decibels, encoded, music
+from tests.media import FORMATS, LOSSLESS, SECONDS, by_ffmpeg, decibels, encoded, music
 
 ROOT = Path(__file__).parents[1]
 REAL_NOTES = sorted((Path(__file__).parent / "data" / "nsynth").rglob("*.wav"))
@@ -181,3 +181,13 @@ def test_damaged_bytes_give_a_clip_or_a_reason_and_take_little_memory(name: str,
     with suppress(DecodeError):
         assert np.isfinite(decode(bytes(damaged), seconds=data.draw(st.sampled_from([None, 0.5, 3.0]))).waveform).all()
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # kB
+
+
+def test_a_piece_up_to_an_end_that_only_pictures_tell_is_what_sound_there_is():
+    source = by_ffmpeg(encoded("opus"), "mkv", "-f", "lavfi", "-i", "color=s=16x16:d=4.05", "-c:a", "copy")
+    header = probe(source)
+    assert header.slack_seconds is None and header.seconds > SECONDS
+    rest = decode(source, start_seconds=3.0, seconds=header.seconds - 3.0)
+    assert rest.seconds == pytest.approx(SECONDS - 3.0, abs=0.03)
+    with pytest.raises(DecodeError, match="samples were declared"):
+        decode(source, start_seconds=0.0, seconds=header.seconds - 0.01)
