@@ -1,8 +1,8 @@
-"""The main job on rendered music: render notes, build shards, train an encoder, probe it against controls.
+"""The main job on rendered music: render notes, build shards, show them, train an encoder, probe it against controls.
 
     sonograph demo
 
-Four commands in a row, each of which can be repeated alone; what is finished is not done again. About six minutes on
+Five commands in a row, each of which can be repeated alone; what is finished is not done again. About six minutes on
 two cores the first time, seconds the second. Real notes in NSynth's layout join the rendered ones when they lie in
 ../shared/data/nsynth.
 """
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CORPUS, DATASET = Path("data/nsynth-rendered"), Path("datasets/nsynth-rendered")
+PAGE = DATASET / "page.html"
 REAL_NOTES = Path("../shared/data/nsynth")
 
 
@@ -53,7 +54,8 @@ class Step:
 def main(command: Demo) -> dict[str, object]:
     real = ["--real", str(REAL_NOTES)] if REAL_NOTES.is_dir() else []
     rendered = run("render", "nsynth", "--out", CORPUS, "--notes", command.notes, "--seed", 0, *real)
-    built = run("build", "nsynth", "--root", CORPUS, "--out", DATASET)
+    built = run("build", "nsynth", "--root", CORPUS, "--out", DATASET, "--features", "mel", "audio")
+    shown = run("inspect", DATASET, "--html", PAGE)
     options = ("--size", command.size, "--data.dataset", DATASET, "--model.log1p", "true", "--workers", command.workers)
     trained = run("train", "myna:base", *options)
     encoder = trained.place
@@ -61,7 +63,7 @@ def main(command: Demo) -> dict[str, object]:
     controls = ("--against", f"random:{encoder}", "column:mel")
     probed = run("evaluate", encoder, "probe", "--data", DATASET, *labels, *controls)
     print(probed.shown)
-    print(report([rendered, built, trained, probed], encoder))
+    print(report([rendered, built, shown, trained, probed], encoder))
     return {"output": encoder, "metrics": probed.result["metrics"]}
 
 
@@ -88,7 +90,8 @@ def report(steps: list[Step], encoder: str) -> str:
             "",
             "Next:",
             "  sonograph ui                                 the run in MLflow: curves, figures, the registered model",
-            f"  sonograph inspect {DATASET}   what the dataset holds",
+            f"  xdg-open {PAGE}    the dataset: examples to hear, labels, contracts",
+            f"  sonograph add-feature {DATASET} codec:logpower   one more column",
             "  sonograph train myna:base --help             every setting of the training",
             "  make cluster-up && sonograph submit -- train myna:base --size laptop --data.dataset " + str(DATASET),
             "  RAY_AUTH_MODE=token ray job submit --working-dir . -- sonograph train myna:base --size debug …",

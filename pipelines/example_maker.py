@@ -23,6 +23,8 @@ from shards.problem import DataProblem
 
 _KEPT_SOURCES, _KEPT_BYTES = 32, 256 << 20  # of which the next span may be a piece: the stems of a track
 
+_TOO_LARGE = "it needs more memory than there is: pass --span-seconds, fewer --workers, or a machine with more"
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -91,6 +93,8 @@ class ExampleMaker:
             _check_clip(clip, self.recipe)
         except DecodeError as error:
             return rejected("decode", str(error))
+        except MemoryError:
+            return rejected("decode", _TOO_LARGE)
         return Heard(replace(span, recording=recording), clip, _digest(sources))
 
     def example(self, heard: Heard) -> Example | Rejected:
@@ -99,6 +103,8 @@ class ExampleMaker:
             return self.row(heard, {one.column: self.stored(one, heard.clip) for one in self.recipe.features})
         except ValueError as error:
             return Rejected(heard.span.index, heard.span.recording.path, "feature", str(error))
+        except MemoryError:
+            return Rejected(heard.span.index, heard.span.recording.path, "feature", _TOO_LARGE)
 
     def row(self, heard: Heard, arrays: Mapping[str, np.ndarray | bytes]) -> Example:
         span, clip, recording = heard.span, heard.clip, heard.span.recording

@@ -11,9 +11,9 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines.example_maker import ExampleMaker, Recipe
 from pipelines.plan import Span, SpanRule, spans
 from pipelines.recording import Recording
-from pipelines.example_maker import ExampleMaker, Recipe
 from shards.example import Clip, Example
 from shards.features.mel import MYNA
 from shards.manifest import Rejected
@@ -164,3 +164,18 @@ def test_spans_that_are_joined_are_the_recording(root: Path):
     pieces = made(root, Recording("ramp", "ramp.wav", "train", {}, 5.0), SpanRule(0.7, last="keep"))
     joined = np.concatenate([piece.arrays["waveform"][0] for piece in pieces])
     np.testing.assert_array_equal(joined, soundfile.read(root / "ramp.wav", dtype="float32")[0])
+
+
+@dataclass(frozen=True)
+class Enormous(Waveform):
+    """A feature that asks for more memory than any machine has."""
+
+    def __call__(self, clips: Sequence[Clip]) -> list[np.ndarray]:
+        return [np.empty(1 << 60, np.float32)]
+
+
+def test_a_recording_that_needs_too_much_memory_costs_itself_only_and_names_the_remedy(root: Path):
+    maker = ExampleMaker(recipe(root, features=(Enormous(),)))
+    (lost,) = (maker(span) for span in spans([Recording("ramp", "ramp.wav", "train")]))
+    assert isinstance(lost, Rejected) and lost.stage == "feature"
+    assert "more memory than there is" in lost.reason and "--span-seconds" in lost.reason

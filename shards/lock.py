@@ -1,0 +1,54 @@
+"""One writer to a folder at a time, by a lock of the system: a killed owner's is gone with it, never stale."""
+
+import errno
+import fcntl
+import json
+import logging
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from shards.problem import EnvironmentProblem
+
+LOCK = ".lock"
+_UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Hold `folder` against other commands that write there, from whatever machine shares it.
+
+    No clock decides. Raises EnvironmentProblem, with who holds it, when another does; where the file system has no
+    locks that is told, and nothing else happens.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("a+b", buffering=0) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise EnvironmentProblem(_held(folder, file.read())) from None
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:
+                raise
+            log.warning("%s  its file system has no locks: make sure that nothing else writes there", folder)
+        owner = {"host": platform.node(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+        file.truncate(0)
+        file.write(json.dumps(owner).encode())
+        yield
+        file.truncate(0)
+
+
+def _held(folder: Path, said: bytes) -> str:
+    try:
+        owner = "process {pid} on {host}, since {since}".format(**json.loads(said))
+    except (ValueError, KeyError, TypeError):
+        owner = "another process"
+    return (
+        f"{folder} is being written by {owner}. Two at once would undo each other's unfinished files, so nothing was "
+        "done. Wait for it or end it, then repeat the same command: it continues with what is there."
+    )
