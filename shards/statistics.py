@@ -132,7 +132,7 @@ def _halves(block: np.ndarray) -> np.ndarray:
 
 
 def _edges() -> Float[np.ndarray, " buckets_and_one"]:
-    """The least value of every bucket, and the end of the last; the infinities and what lies beyond stand for the most."""
+    """The least value of every bucket, and the end of the last; what is no finite half stands for the largest."""
     ordered = (np.arange(_BUCKETS + 1) << _DROPPED_BITS).clip(max=0xFFFF).astype(np.uint16)
     bits = np.where(ordered & 0x8000, ordered & 0x7FFF, ~ordered)
     return np.nan_to_num(bits.view(np.float16).astype(np.float64), nan=0.0).clip(-_MOST_HALF, _MOST_HALF)
