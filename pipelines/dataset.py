@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from shards.decode import CLIPPED_SHARE
 from shards.feature import load_feature
 from shards.manifest import (
     COLUMN,
+    MANIFEST,
     PLAN,
     REJECTED,
     REJECTED_SCHEMA,
@@ -26,6 +28,7 @@ from shards.manifest import (
     Shard,
     ShardRecord,
     StoredFile,
+    column_path,
     feature_words,
     index_path,
     read_table,
@@ -65,14 +68,29 @@ class Split:
 
     def _work(self, task: ShardTask) -> Work:
         folder, number = self.folder.resolve(), task.number
-        has_index = finished(folder, number, task.digest) is not None
+        has_index = finished(folder, number, task.digest) is not None and self._is_as_listed(index_path(number))
         missing = (
             column
             for column, entry in self.columns.items()
             if not has_index
             or not has_column(folder, number, column, task=task.digest, contract=str(entry["fingerprint"]))
+            or not self._is_as_listed(column_path(column, number, "parquet"))
         )
         return Work(folder, task, tuple(missing), has_index)
+
+    @cached_property
+    def _listed(self) -> Mapping[str, StoredFile]:
+        """What the manifest of an earlier build says of every table; empty when there is none."""
+        try:
+            shards = Manifest.read(self.folder).shards
+        except DataProblem:
+            return {}
+        files = (item for shard in shards for item in shard.files.items())
+        return {name: stored for name, stored in files if name.endswith(".parquet")}
+
+    def _is_as_listed(self, name: str) -> bool:
+        """A table proves a shard, so it must prove itself: a flipped bit would else enter the next manifest."""
+        return self._listed.get(name) in (None, StoredFile.of(self.folder / name))
 
 
 def claim(split: Split) -> None:
@@ -82,6 +100,8 @@ def claim(split: Split) -> None:
     """
     remove_partials(split.folder)
     refuse_foreign(split.folder)
+    if not (split.folder / PLAN).is_file():
+        _require_own_shards(split)
     _claim(split.folder, split.folder / PLAN, split.identity)
     for column, entry in split.columns.items():
         _claim(split.folder, split.folder / column / COLUMN, entry)
@@ -89,10 +109,22 @@ def claim(split: Split) -> None:
 
 def refuse_foreign(folder: Path) -> None:
     """Raises DataProblem when files lie in `folder` that no build has put there."""
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / PLAN).is_file():
+    is_ours = any((folder / name).is_file() for name in (PLAN, MANIFEST))
+    if folder.is_dir() and any(folder.iterdir()) and not is_ours:
         raise DataProblem(
             f"{folder} is not empty and was not made by a build: it has no {PLAN}. Nothing was written, so that "
             "nothing is lost. Pass another --out, or empty the folder."
+        )
+
+
+def _require_own_shards(split: Split) -> None:
+    """Where only the plan was lost, the manifest tells whether this build made the folder: it lists what is planned."""
+    if not (split.folder / MANIFEST).is_file():
+        return
+    if [shard.task for shard in Manifest.read(split.folder).shards] != [task.digest for task in split.tasks]:
+        raise DataProblem(
+            f"{split.folder} has no {PLAN}, and its {MANIFEST} lists other shards than this build plans. Mixing the "
+            "two would make a dataset of neither, so nothing was written. Pass another --out, or delete that folder."
         )
 
 

@@ -1,54 +1,105 @@
 """Check every digest, count, offset and contract of a dataset.
 
     sonograph verify datasets/nsynth
+    sonograph verify datasets/nsynth --repair     and build again what is broken
 
-Reads all files once, at the speed of the disk. Takes one dataset or the folder of its splits. Finds a flipped bit, a
-missing or foreign file, a truncated tar, members that do not match their table. Exit code 3 when anything is wrong.
+Reads every tar once, faster than sha256sum alone. Takes one dataset or the folder of its splits. Finds a flipped bit
+anywhere, a missing, swapped, stale or foreign file, a cut tar, members that do not match their table, links.
+--repair moves what is broken beside the dataset and repeats its build. Exit code 3 when anything is wrong.
 """
 
+import json
 import logging
+import os
 import re
-import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import tyro
-import xxhash
 
-from shards.feature import fingerprint, load_feature
-from shards.manifest import MANIFEST, Manifest, StoredFile, column_path, index_path, read_table, rebuild_command
+from shards.damage import PLAIN_NAME, Damage, damage_of_column, damage_of_file, damage_of_index, damage_of_proof
+from shards.feature import differences, load_feature
+from shards.manifest import MANIFEST, PLAN, REJECTED, Manifest, column_path, index_path, read_record, read_table
 from shards.problem import DataProblem, UsageProblem
-from shards.reader import npy_layout
+from shards.repair import foretold, repair, siblings
+from shards.store import canonical_json
 
 log = logging.getLogger(__name__)
 _SHOWN = 20
-_MEMBER_BYTES_LIMIT = 1 << 31  # larger than any example; a forged header may claim anything
+_REPORT_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
 class Verify:
     dataset: tyro.conf.Positional[Path]
     """a dataset, or the folder of its splits"""
+    workers: int = os.cpu_count() or 1
+    """files read at a time, and tasks of a repairing build"""
+    repair: bool = False
+    """move what is broken beside the dataset, build it again from its source, and check again"""
+    root: Path | None = None
+    """where the source of a repair lies, if not where the build read it"""
+    dry_run: bool = False
+    """say what --repair would do, and do nothing"""
 
 
 COMMAND = Verify
 
 
 def main(command: Verify) -> dict[str, object]:
-    folders = datasets_in(command.dataset)
-    problems = [problem for folder in folders for problem in verify(folder)]
-    if problems:
-        more = f"\n  … and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        listed = "\n  ".join(problems[:_SHOWN])
-        raise DataProblem(
-            f"{command.dataset} is not what was written: {len(problems)} problems.\n  {listed}{more}\nTraining on it "
-            f"could use wrong data. Delete the files named and repeat the build, which makes only what is missing:\n  "
-            f"{rebuild_command(Manifest.read(folders[0]))} --out {folders[0].parent}"
-        )
-    examples = sum(Manifest.read(folder).examples for folder in folders)
-    return {"output": f"{command.dataset} is whole", "metrics": {"datasets": len(folders), "examples": examples}}
+    if command.workers < 1:
+        raise UsageProblem(f"--workers is {command.workers}, so nothing was done. Pass 1 or more.")
+    folders = _claimed_in(command.dataset)
+    found = _all_damage(folders, command.workers)
+    if not (found and (command.repair or command.dry_run)):
+        _require_none(command, found, _how_to_repair(command, found))
+        examples = sum(Manifest.read(folder).examples for folder in folders)
+        return {"output": f"{command.dataset} is whole", "metrics": {"datasets": len(folders), "examples": examples}}
+    return _repaired(command, folders, found)
+
+
+def _repaired(command: Verify, folders: Sequence[Path], found: Sequence[Damage]) -> dict[str, object]:
+    """A build makes all splits of its folder, and may only meet whole or missing files: so all are checked first."""
+    others = [folder for folder in siblings(folders[0], _claimed_in(folders[0].parent)) if folder not in folders]
+    found = [*found, *_all_damage(others, command.workers)]
+    hopeless = [damage for damage in found if not damage.is_repairable]
+    _require_none(command, hopeless, "No build mends that. Make the dataset anew, into another --out.")
+    everywhere = [*folders, *others]
+    broken = {folder: sorted({each.path for each in found if folder in each.path.parents}) for folder in everywhere}
+    for damage in found:
+        log.warning("%s", damage)
+    if command.dry_run:
+        return {"output": foretold(broken, root=command.root)}
+    set_aside = repair(broken, root=command.root, workers=command.workers)
+    where = f"What was broken lies in {', '.join(map(str, set_aside))}." if set_aside else ""
+    left = _all_damage(everywhere, command.workers)
+    _require_none(command, left, f"The build did not mend that. {where}")
+    return {
+        "output": f"{command.dataset} is whole again. {where}".strip(),
+        "metrics": {"datasets": len(everywhere), "repaired": sum(map(len, broken.values()))},
+    }
+
+
+def _require_none(command: Verify, found: Sequence[Damage], remedy: str) -> None:
+    if not found:
+        return
+    more = f"\n  … and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    listed = "\n  ".join(map(str, found[:_SHOWN]))
+    raise DataProblem(
+        f"{command.dataset} is not what was written: {len(found)} problems.\n  {listed}{more}\n"
+        f"Training on it could use wrong data. {remedy}"
+    )
+
+
+def _how_to_repair(command: Verify, found: Sequence[Damage]) -> str:
+    if not all(damage.is_repairable for damage in found):
+        return "Build it again, into another --out."
+    return f"Move what is broken aside and build it again, nothing else:\n  sonograph verify {command.dataset} --repair"
 
 
 def datasets_in(folder: Path) -> list[Path]:
@@ -61,111 +112,180 @@ def datasets_in(folder: Path) -> list[Path]:
     return splits
 
 
+def _claimed_in(folder: Path) -> list[Path]:
+    """Those, and each that has but a plan: its build was not finished, or its manifest is lost."""
+    below = {path.parent for name in (PLAN, MANIFEST) for path in folder.glob(f"*/{name}")}
+    splits = sorted(split for split in below if not _is_empty(split))
+    return [folder] if (folder / PLAN).is_file() or not splits else splits
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether the build ended with every recording rejected, which makes no dataset."""
+    if (folder / MANIFEST).exists() or not (folder / REJECTED).is_file():
+        return False
+    records = [read_record(folder, int(path.stem)) for path in folder.glob("index/*.parquet") if path.stem.isdigit()]
+    return all(record is not None and record.examples == 0 for record in records)
+
+
 def verify(folder: Path) -> Iterator[str]:
     """Yield a line for everything that differs from what was written; nothing when the dataset is whole."""
+    yield from map(str, damage_of(folder))
+
+
+def _all_damage(folders: Sequence[Path], workers: int) -> list[Damage]:
+    return [damage for folder in folders for damage in damage_of(folder, workers=workers)]
+
+
+def damage_of(folder: Path, *, workers: int = os.cpu_count() or 1) -> Iterator[Damage]:
+    """Everything that differs from what was written, files in parallel, told in a fixed order.
+
+    Where the manifest itself is lost, shards are compared with what their own index files say of them.
+    """
     try:
         manifest = Manifest.read(folder)
-    except DataProblem as problem:
-        yield str(problem)
-        return
-    listed = {name: stored for shard in manifest.shards for name, stored in shard.files.items()} | dict(manifest.files)
-    yield from _foreign_files(folder, listed)
-    yield from _check_counts(manifest)
-    damage = {name: _file_damage(folder / name, stored) for name, stored in sorted(listed.items())}
-    yield from filter(None, damage.values())
-    for column, contract in manifest.features.items():
-        yield from _check_contract(folder, column, contract)
-        for shard in manifest.shards:
-            if not any(damage[name] for name in shard.files):
-                yield from _check_column(folder, column, shard.number, contract)
-    log.info("%s  %d examples, %d files checked", folder, manifest.examples, len(listed) + 1)
+        problem = _misspelled(folder) or _malformed(manifest)
+    except DataProblem as error:
+        problem = str(error).removeprefix(f"{folder / MANIFEST} ").partition(". ")[0]
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror})"
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        problem = f"is no manifest ({type(error).__name__}: {error})"
+    if problem:
+        yield Damage(folder / MANIFEST, problem)
+        checks = list(_checks_by_records(folder))
+    else:
+        yield from _foreign_files(folder, manifest)
+        yield from _check_counts(manifest, folder)
+        yield from (found for column in manifest.features.items() for found in _check_contract(folder, *column))
+        checks = list(_checks(folder, manifest))
+    yield from _in_threads(folder, checks, workers)
 
 
-def _foreign_files(folder: Path, listed: Iterable[str]) -> Iterator[str]:
-    known = {*listed, MANIFEST}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_symlink() or (path.is_file() and name not in known):
-            yield f"{path}: is not part of the dataset"
+@dataclass(frozen=True)
+class Check:
+    """A piece of work for one thread, and the bytes that it reads."""
+
+    bytes: int
+    run: Callable[[], Iterator[Damage]]
 
 
-def _file_damage(path: Path, stored: StoredFile) -> str | None:
-    if not path.is_file():
-        return f"{path}: is missing"
-    found = StoredFile.of(path)
-    if found.bytes != stored.bytes:
-        return f"{path}: has {found.bytes:,} bytes, {stored.bytes:,} were written"
-    if found.sha256 != stored.sha256:
-        return f"{path}: has SHA-256 {found.sha256[:12]}…, {stored.sha256[:12]}… was written"
+def _checks(folder: Path, manifest: Manifest) -> Iterator[Check]:
+    for name, stored in manifest.files.items():
+        yield Check(stored.bytes, partial(damage_of_file, folder / name, stored))
+    yield Check(0, partial(_check_rejected, folder, manifest))
+    for shard in manifest.shards:
+        sizes = {name: stored.bytes for name, stored in shard.files.items()}
+        yield Check(sizes[index_path(shard.number)], partial(damage_of_index, folder, shard, manifest))
+        for column, contract in manifest.features.items():
+            tar_bytes = sizes[column_path(column, shard.number, "tar")]
+            yield Check(tar_bytes, partial(damage_of_column, folder, shard, column, contract))
+
+
+def _checks_by_records(folder: Path) -> Iterator[Check]:
+    tables = sorted(path for path in folder.glob("*/*.parquet") if re.fullmatch(r"\d{6}", path.stem))
+    return (Check(0, partial(damage_of_proof, folder, path.parent.name, int(path.stem))) for path in tables)
+
+
+def _in_threads(folder: Path, checks: Sequence[Check], workers: int) -> Iterator[Damage]:
+    pool = ThreadPoolExecutor(workers)
+    progress = Progress(folder, sum(check.bytes for check in checks))
+    try:
+        for check, found in zip(checks, pool.map(lambda check: list(check.run()), checks), strict=True):
+            progress.add(check.bytes)
+            yield from found
+    finally:
+        pool.shutdown(cancel_futures=True)  # who stops in the middle does not wait for the rest
+    progress.report(f"{len(checks)} checks")
+
+
+class Progress:
+    """A line every few seconds, and one at the end: bytes, rate, time left."""
+
+    def __init__(self, folder: Path, total_bytes: int) -> None:
+        self.folder, self.total_bytes, self.done_bytes = folder, total_bytes, 0
+        self.begin = self.reported = time.monotonic()
+
+    def add(self, done_bytes: int) -> None:
+        self.done_bytes += done_bytes
+        if time.monotonic() - self.reported >= _REPORT_SECONDS:
+            self.reported = time.monotonic()
+            left = (self.total_bytes - self.done_bytes) * (self.reported - self.begin) / max(self.done_bytes, 1)
+            self.report(f"eta {left / 60:.1f} min")
+
+    def report(self, more: str) -> None:
+        rate = self.done_bytes / 1e6 / max(time.monotonic() - self.begin, 1e-9)
+        done = f"{self.done_bytes / 1e6:,.1f}/{self.total_bytes / 1e6:,.1f} MB"
+        log.info("verify %s  %s  %s MB/s  %s", self.folder, done, f"{rate:,.0f}", more)
+
+
+def _check_rejected(folder: Path, manifest: Manifest) -> Iterator[Damage]:
+    try:
+        count = read_table(folder / REJECTED, ["index"]).num_rows
+    except DataProblem:
+        return  # its own digest tells
+    if count != manifest.rejected:
+        yield Damage(folder / REJECTED, f"lists {count:,} examples, {manifest.rejected:,} were rejected")
+
+
+# The manifest
+
+
+def _misspelled(folder: Path) -> str | None:
+    """A flip may leave the meaning of JSON as it was, 1e-05 as 1E-05; what was written has one spelling."""
+    text = (folder / MANIFEST).read_bytes()
+    if canonical_json(json.loads(text), indent=1) + b"\n" != text:
+        return "is spelled otherwise than it was written"
     return None
 
 
-def _check_counts(manifest: Manifest) -> Iterator[str]:
+def _malformed(manifest: Manifest) -> str | None:
+    """What a manifest of valid digest may still not say: names outside its folder, shards that lack a column."""
+    for shard in manifest.shards:
+        columns = {column_path(name, shard.number, kind) for name in manifest.features for kind in ("tar", "parquet")}
+        if shard.files.keys() != columns | {index_path(shard.number)}:
+            return f"lists other files of shard {shard.number} than those of its columns"
+    names = [*manifest.files, *(name for shard in manifest.shards for name in shard.files)]
+    if foreign := [name for name in names if not PLAIN_NAME.fullmatch(name)]:
+        return f"lists {foreign[0]!r}, which is no name of a file in a dataset"
+    for column, contract in manifest.features.items():
+        if contract.get("member", "npy") not in ("npy", "flac"):
+            return f"says that {column} has {contract['member']!r} members, which nothing here reads"
+        np.dtype(str(contract["dtype"])), str(contract["word"]), str(contract["fingerprint"])
+    return None
+
+
+def _foreign_files(folder: Path, manifest: Manifest) -> Iterator[Damage]:
+    known = {*manifest.files, *(name for shard in manifest.shards for name in shard.files), MANIFEST}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink():
+            yield Damage(path, "is not part of the dataset, but a link")
+        elif name not in known and not path.is_dir():
+            yield Damage(path, "is not part of the dataset")
+
+
+def _check_counts(manifest: Manifest, folder: Path) -> Iterator[Damage]:
+    path = folder / MANIFEST
     for name in ("examples", "rejected"):
         promised, total = getattr(manifest, name), sum(getattr(shard, name) for shard in manifest.shards)
         if total != promised:
-            yield f"{MANIFEST}: promises {promised:,} {name}, its shards have {total:,}"
+            yield Damage(path, f"promises {promised:,} {name}, its shards have {total:,}")
     accounted = manifest.examples + manifest.rejected
     if accounted != manifest.planned:
-        yield f"{MANIFEST}: {manifest.planned:,} examples were planned, {accounted:,} accounted for"
+        yield Damage(path, f"{manifest.planned:,} examples were planned, {accounted:,} accounted for")
 
 
-def _check_contract(folder: Path, column: str, contract: Mapping[str, object]) -> Iterator[str]:
+def _check_contract(folder: Path, column: str, contract: Mapping[str, object]) -> Iterator[Damage]:
+    """Without weights: it is known from the contract alone what a column holds."""
+    word = str(contract["word"]).partition("@")[0]
     try:
-        current = fingerprint(load_feature(str(contract["word"])))
+        differing = differences(load_feature(word), contract)
     except UsageProblem as problem:
-        yield f"{folder / column}: {problem}"
+        yield Damage(folder / column, str(problem), is_repairable=False)
         return
-    if current != contract["fingerprint"]:
-        yield f"{folder / column}: was computed by another '{contract['word']}' than this version has"
-
-
-def _check_column(folder: Path, column: str, number: int, contract: Mapping[str, object]) -> Iterator[str]:
-    """Compare a tar's members with their table, the index, and the contract's dtype."""
-    path = folder / column_path(column, number, "tar")
-    table = read_table(folder / column_path(column, number, "parquet")).to_pylist()
-    identity = read_table(folder / index_path(number), ["index"])["index"].to_pylist()
-    if [row["index"] for row in table] != identity:
-        yield f"{path}: its table lists other examples than {index_path(number)}"
-        return
-    try:
-        members = list(_members(path))
-    except (tarfile.TarError, ValueError) as error:
-        yield f"{path}: {error}"
-        return
-    expected = [(f"{index:09d}.{suffix}") for index in identity for suffix in (f"{column}.npy", "json")]
-    if [member.name for member in members] != expected:
-        yield f"{path}: its members are not those of its table"
-        return
-    with path.open("rb") as file:
-        for row, member in zip(table, members[::2], strict=True):
-            if (member.offset_data, member.size) != (row["offset"], row["bytes"]):
-                yield f"{path}: {member.name} lies elsewhere than its table says"
-                continue
-            file.seek(member.offset_data)
-            yield from _check_payload(path, member.name, file.read(member.size), row["xxh3_64"], str(contract["dtype"]))
-
-
-def _members(path: Path) -> Iterator[tarfile.TarInfo]:
-    with tarfile.open(path, "r:") as tar:
-        for member in tar:
-            known = member.isreg() and re.fullmatch(r"\d{9}\.[\w.-]+", member.name)
-            if not known or member.size > _MEMBER_BYTES_LIMIT:
-                raise ValueError(f"the member {member.name!r} is none of ours")
-            yield member
-
-
-def _check_payload(path: Path, name: str, payload: bytes, digest: int, dtype: str) -> Iterator[str]:
-    if xxhash.xxh3_64_intdigest(payload) != digest:
-        yield f"{path}: {name} does not match its xxh3 digest"
-        return
-    try:
-        layout = npy_layout(payload)
-    except ValueError as error:
-        yield f"{path}: {name}: {error}"
-        return
-    if layout.dtype != np.dtype(dtype) or layout.total_bytes != len(payload):
-        yield f"{path}: {name} is {layout.dtype}{layout.shape}, the contract says {dtype}"
+    if differing:
+        what = f"was computed by another '{word}' than this version has: they differ in {', '.join(differing)}"
+        yield Damage(folder / column, what, is_repairable=False)
 
 
 if __name__ == "__main__":
