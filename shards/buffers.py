@@ -4,6 +4,7 @@ import sys
 from threading import Lock
 
 import numpy as np
+import torch
 
 _OWN_REFERENCES = 3  # the list's, the loop variable's, and the argument of getrefcount
 
@@ -24,3 +25,12 @@ class Buffers:
             self._arrays = [array for array in self._arrays if array.size >= size]  # outgrown ones go with their views
             self._arrays.append(np.empty(size, np.uint8))
             return self._arrays[-1][:size]
+
+    def lend(self, size: int) -> torch.Tensor:
+        """`size` bytes like `take`, as a tensor; page-locked where this process uses a GPU.
+
+        Torch itself keeps page-locked memory for use again, and not before copies under way have ended.
+        """
+        if torch.cuda.is_initialized():
+            return torch.empty(size, dtype=torch.uint8, pin_memory=True)
+        return torch.from_numpy(self.take(size))

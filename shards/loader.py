@@ -1,70 +1,78 @@
-"""One rank's batches in a true global shuffle, from any position, read ahead by threads.
+"""One rank's batches from one dataset or several, in an order of all, from any position, read ahead by threads.
 
 The global order is a pure function of (seed, epoch); ranks only select from it. So the state of a loader is one
 integer, the number of global batches consumed, and resuming costs nothing, on the same or another number of ranks.
 Examples/s and what bounds them: tests/benchmarks/load.py.
 """
 
-import logging
 import math
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import torch
 
 from shards.buffers import Buffers
+from shards.dataset import Cut, Dataset, Lineup
 from shards.example import Batch
-from shards.order import shuffled_rows
-from shards.problem import DataProblem
+from shards.interleave import interleaved, whole_shares
+from shards.problem import DataProblem, UsageProblem
 from shards.reader import Reader
-from shards.views import Views
-
-log = logging.getLogger(__name__)
+from shards.views import Viewing, view_seeds
 
 
 @dataclass(frozen=True)
 class Share:
-    """What one rank takes of one global batch: `rows` real ones, padded to the same length on every rank."""
+    """What one rank takes of one global batch: its real examples, padded to the same length on every rank."""
 
-    epoch: int
-    rows: np.ndarray
+    dataset: np.ndarray
+    draw: np.ndarray
+    """Of each example: how many its dataset has given before, since the beginning of its epoch 0."""
     length: int
 
 
 class Loader:
     """Batches of one rank. `batch_examples` counts the global batch; every rank receives ceil(batch / world) rows.
 
-    With `drop_last` an epoch ends at its last full batch; without it the last batch is filled up with padding rows.
-    Examples shorter than a view are left out, counted in a log line. Raises DataProblem when no batch can be filled.
+    With `drop_last` an epoch of one dataset ends at its last full batch; without it the last batch is filled up with
+    padding rows. Of several datasets, mixed by their weights, each begins its next epoch when its own is over; all
+    batches are full, and an epoch is as many steps as all their examples make. An index names an example among all
+    datasets: those of the second begin where the first one's plan ends, and so on.
+
+    Rows that do not fit the views are left out, counted in a log line. Raises DataProblem when no batch can be filled
+    and UsageProblem for views or an order that the labels do not allow.
     """
 
     def __init__(
         self,
-        reader: Reader,
+        datasets: Reader | Dataset | Sequence[Reader | Dataset],
         *,
         batch_examples: int,
         seed: int,
-        views: Views,
+        views: Viewing,
         rank: int = 0,
         world: int = 1,
         drop_last: bool = True,
-        shuffle: bool = True,
         threads: int = 1,
         depth_batches: int = 4,
     ) -> None:
-        self.reader, self.views, self.seed = reader, views, seed
-        self.batch_examples, self.rank, self.world = batch_examples, rank, world
-        self.shuffle, self.threads, self.depth_batches = shuffle, threads, max(depth_batches, threads)
-        self.frames = reader.frames
-        self.eligible = np.flatnonzero(self.frames >= views.frames)
-        self.steps_per_epoch = (math.floor if drop_last else math.ceil)(len(self.eligible) / batch_examples)
+        given = _listed(datasets)
+        self.views, self.seed, self.batch_examples = views, seed, batch_examples
+        self.rank, self.world, self.threads, self.depth_batches = rank, world, threads, max(depth_batches, threads)
+        planned = [dataset.reader.manifest.planned for dataset in given]
+        firsts = accumulate(planned, initial=0)
+        self.lineups = [Lineup(dataset, views, first) for dataset, first in zip(given, firsts, strict=False)]
+        self.shares = whole_shares([dataset.weight for dataset in given])
+        examples = sum(len(lineup) for lineup in self.lineups)
+        self.steps_per_epoch = (math.floor if drop_last else math.ceil)(examples / batch_examples)
+        _require_examples(self.lineups, batch_examples, self.steps_per_epoch)
+        _require_alike(self.lineups)
         self.wait_seconds = 0.0
         self._buffers = Buffers()
-        self._check()
 
     def from_step(self, step: int, stop: int | None = None) -> Iterator[Batch]:
         """Batches `step`, `step + 1`, ... of an endless run over epochs, or up to `stop`, read ahead by threads."""
@@ -83,40 +91,51 @@ class Loader:
     def batch(self, step: int) -> Batch:
         """This rank's part of global batch `step`, counted from the beginning of epoch 0."""
         share = self.share(step)
-        index = np.full(share.length, -1, np.int64)
-        index[: len(share.rows)] = self.reader.indices[share.rows]
-        frames = self.frames[share.rows]
-        starts = self.views.starts(index[: len(frames)], frames, seed=self.seed, epoch=share.epoch)
-        weight = torch.zeros(share.length)
-        weight[: len(share.rows)] = 1.0
-        views = torch.from_numpy(self._crops(share, starts)).transpose(2, 3).unbind()
-        seeds = torch.from_numpy(self.views.seeds(index, seed=self.seed, epoch=share.epoch))
-        return Batch(torch.from_numpy(index), weight, views, seeds, self.reader.restore)
+        real, count = len(share.draw), self.views.count
+        index, epoch = np.full(share.length, -1, np.int64), np.zeros(share.length, np.int64)
+        memory = [self._buffers.lend(count * share.length * cut.view_bytes) for cut in self.lineups[0].cuts]
+        into = [lent.numpy() for lent in memory]
+        for lent in into if real < share.length else ():
+            lent.reshape(count, share.length, -1)[:, real:] = 0
+        for number in set(share.dataset.tolist()):  # in any order: each writes to places of its own
+            lineup, slots = self.lineups[number], np.flatnonzero(share.dataset == number)
+            rows, epoch[slots] = lineup.visits(share.draw[slots], seed=self.seed)
+            index[slots] = lineup.index(rows)
+            places = slots[:, None] + np.arange(count) * share.length
+            lineup.read(rows, seed=self.seed, epoch=epoch[slots], places=places, into=into)
+        seeds = view_seeds(self.views, index, seed=self.seed, epoch=epoch)
+        return self._stacked(index, seeds, memory, real)
 
     def share(self, step: int) -> Share:
-        """The rows of global batch `step` that fall to this rank."""
+        """What of global batch `step` falls to this rank."""
         epoch, within = divmod(step, self.steps_per_epoch)
         length = -(-self.batch_examples // self.world)
-        end = min((within + 1) * self.batch_examples, len(self.eligible))
-        first = within * self.batch_examples + self.rank * length
-        positions = np.arange(first, max(first, min(first + length, end)))
-        if self.shuffle:
-            positions = shuffled_rows(positions, rows=len(self.eligible), seed=self.seed, epoch=epoch)
-        return Share(epoch, self.eligible[positions], length)
+        first = self.rank * length
+        if len(self.lineups) > 1:
+            slots = np.arange(first, max(first, min(first + length, self.batch_examples)))
+            return Share(*interleaved(step * self.batch_examples + slots, self.shares, seed=self.seed), length)
+        examples = len(self.lineups[0])
+        rest = min(self.batch_examples, examples - within * self.batch_examples)
+        slots = np.arange(first, max(first, min(first + length, rest)))
+        return Share(np.zeros_like(slots), epoch * examples + within * self.batch_examples + slots, length)
 
-    def _crops(self, share: Share, starts: np.ndarray) -> np.ndarray:
-        """Stored values (views, length, frames, bands), read in file order straight to where they belong."""
-        layout = self.reader.layout
-        shape = (self.views.count, share.length, self.views.frames, layout.shape[0])
-        frame_bytes = layout.shape[0] * layout.dtype.itemsize
-        crop_bytes = self.views.frames * frame_bytes
-        crops = self._buffers.take(self.views.count * share.length * crop_bytes)
-        crops.reshape(self.views.count, -1)[:, len(share.rows) * crop_bytes :] = 0
-        in_file_order = np.argsort(share.rows)
-        begins = layout.data_offset_bytes + starts[in_file_order] * frame_bytes
-        places = (in_file_order[:, None] + np.arange(self.views.count) * share.length) * crop_bytes
-        self.reader.read_cuts(share.rows[in_file_order], begins, crop_bytes, crops, places)
-        return crops.view(layout.dtype).reshape(shape)
+    def _stacked(self, index: np.ndarray, seeds: np.ndarray, memory: Sequence[torch.Tensor], real: int) -> Batch:
+        weight = torch.zeros(len(index))
+        weight[:real] = 1.0
+        named, drawn = torch.from_numpy(index), torch.from_numpy(seeds)
+        first, *others = self.lineups[0].cuts
+        columns = {
+            cut.reader.column: Batch(named, weight, self._views(lent, cut), drawn, cut.reader.restore)
+            for lent, cut in zip(memory[1:], others, strict=True)
+        }
+        return Batch(named, weight, self._views(memory[0], first), drawn, first.reader.restore, columns)
+
+    def _views(self, lent: torch.Tensor, cut: Cut) -> tuple[torch.Tensor, ...]:
+        """Bytes (views, batch, frames, bands) -> stored values (batch, bands, frames) of each view."""
+        layout = cut.reader.layout
+        dtype = torch.from_numpy(np.empty(0, layout.dtype)).dtype
+        stored = lent.view(dtype).reshape(self.views.count, -1, cut.frames, layout.shape[0])
+        return stored.transpose(2, 3).unbind()
 
     def _next(self, ahead: "deque[Future[Batch]]") -> Batch:
         begin = time.perf_counter()
@@ -124,14 +143,42 @@ class Loader:
         self.wait_seconds += time.perf_counter() - begin
         return batch
 
-    def _check(self) -> None:
-        if (short := len(self.reader) - len(self.eligible)) > 0:
-            log.warning(
-                "%s: %d examples are shorter than %d frames and left out", self.reader.folder, short, self.views.frames
-            )
-        if self.steps_per_epoch == 0:
+
+def _listed(datasets: Reader | Dataset | Sequence[Reader | Dataset]) -> list[Dataset]:
+    given = [datasets] if isinstance(datasets, Reader | Dataset) else list(datasets)
+    listed = [Dataset(one) if isinstance(one, Reader) else one for one in given]
+    if not listed or not all(0 < dataset.weight < math.inf for dataset in listed):
+        raise UsageProblem(
+            f"Datasets of weights {[dataset.weight for dataset in listed]} cannot be mixed, so nothing was read. Give "
+            "at least one, each with a weight above 0."
+        )
+    return listed
+
+
+def _require_examples(lineups: Sequence[Lineup], batch_examples: int, steps: int) -> None:
+    """Every dataset must have something to give, all together a batch."""
+    for lineup in lineups:
+        if not (steps and len(lineup)):
             raise DataProblem(
-                f"{self.reader.folder} has {len(self.eligible):,} examples of at least {self.views.frames} frames, "
-                f"fewer than one batch of {self.batch_examples:,}. No step could be taken. Lower --data.batch-examples "
+                f"{lineup.reader.folder} has {len(lineup):,} examples of at least {lineup.views.frames} frames, "
+                f"fewer than one batch of {batch_examples:,}. No step could be taken. Lower --data.batch-examples "
                 "or build a larger dataset."
             )
+
+
+def _require_alike(lineups: Sequence[Lineup]) -> None:
+    """All datasets must hold the same columns of the same contracts, or a model would hear each differently."""
+    first = lineups[0]
+    for lineup in lineups[1:]:
+        if _contracts(lineup) != _contracts(first):
+            raise DataProblem(
+                f"{lineup.reader.folder} and {first.reader.folder} were built with different contracts of their "
+                f"columns {', '.join(cut.reader.column for cut in first.cuts)}, so one model would hear the two "
+                "differently. Build them with one version and the same features, and name the same columns of both."
+            )
+
+
+def _contracts(lineup: Lineup) -> list[tuple[str, object, int]]:
+    entries = [cut.reader.manifest.features[cut.reader.column] for cut in lineup.cuts]
+    cuts = zip(lineup.cuts, entries, strict=True)
+    return [(cut.reader.column, entry["fingerprint"], cut.frames) for cut, entry in cuts]

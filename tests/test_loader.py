@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shards.dataset import Dataset
 from shards.example import Batch
 from shards.loader import Loader
 from shards.problem import DataProblem
@@ -26,11 +27,11 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Reader:
     return Reader(folder)
 
 
-def loader(reader: Reader, batch: int = 8, **options: object) -> Loader:
+def loader(reader: Reader | Dataset, batch: int = 8, **options: object) -> Loader:
     return Loader(reader, **{"batch_examples": batch, "seed": 1, "views": VIEWS, **options})
 
 
-def global_indices(reader: Reader, steps: range, world: int, **options: object) -> list[list[int]]:
+def global_indices(reader: Reader | Dataset, steps: range, world: int, **options: object) -> list[list[int]]:
     """Indices of each global batch, put together from all ranks in rank order."""
     ranks = [
         list(loader(reader, rank=rank, world=world, **options).from_step(steps.start, steps.stop))
@@ -109,7 +110,8 @@ def test_the_two_views_of_an_example_and_the_same_view_in_two_epochs_differ(read
 
 
 def test_without_shuffling_the_order_is_the_index(reader: Reader):
-    assert global_indices(reader, range(6), 2, batch_examples=10, shuffle=False, drop_last=False)[0] == EXISTING[:10]
+    in_order = Dataset(reader, order="sequential")
+    assert global_indices(in_order, range(6), 2, batch_examples=10, drop_last=False)[0] == EXISTING[:10]
 
 
 def test_examples_shorter_than_a_view_are_left_out_and_counted(reader: Reader, caplog: pytest.LogCaptureFixture):

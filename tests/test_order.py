@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shards.order import random_bits, shuffled_rows
-from shards.views import Views
+from shards.views import Views, view_starts
 
 _SEEDS = st.integers(0, 2**63 - 1)
 
@@ -53,23 +53,28 @@ def test_random_bits_are_balanced_in_every_bit_and_differ_for_every_word():
     assert random_bits(1, 2) != random_bits(2, 1)
 
 
+@given(words=st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=4))
+def test_random_bits_of_plain_integers_are_those_of_arrays(words: list[int]):
+    assert random_bits(*words) == random_bits(*(np.array(word) for word in words))
+
+
 @given(st.lists(st.integers(0, 2**40), min_size=1, max_size=50, unique=True), _SEEDS, st.integers(0, 100))
 def test_a_view_is_a_function_of_seed_epoch_index_and_view_alone(index: list[int], seed: int, epoch: int):
     views, together = Views(2, 96), np.array(index)
-    frames = np.full(len(index), 313)
-    starts = views.starts(together, frames, seed=seed, epoch=epoch)
+    spare = np.full((len(index), 1), 313 - 96)
+    starts = view_starts(views, together, spare, seed=seed, epoch=epoch)
     for row in range(len(index)):
-        alone = views.starts(together[row : row + 1], frames[:1], seed=seed, epoch=epoch)
+        alone = view_starts(views, together[row : row + 1], spare[:1], seed=seed, epoch=np.array([epoch]))
         assert (alone[0] == starts[row]).all()
     assert ((starts >= 0) & (starts <= 313 - 96)).all()
 
 
 def test_crops_reach_both_ends_of_the_closed_range_and_are_uniform():
-    starts = Views(2, 96).starts(np.arange(30_000), np.full(30_000, 100), seed=0, epoch=0)
+    starts = view_starts(Views(2, 96), np.arange(30_000), np.full((30_000, 1), 4), seed=0, epoch=0)
     counts = np.bincount(starts.ravel(), minlength=5)
     assert len(counts) == 5
     assert np.abs(counts / 60_000 - 0.2).max() < 0.01
 
 
 def test_an_example_as_long_as_its_views_is_seen_whole():
-    assert (Views(2, 96).starts(np.arange(50), np.full(50, 96), seed=0, epoch=0) == 0).all()
+    assert (view_starts(Views(2, 96), np.arange(50), np.zeros((50, 1), np.int64), seed=0, epoch=0) == 0).all()

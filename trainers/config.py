@@ -58,6 +58,8 @@ class DataConfig:
     """Examples in one step, over all workers."""
     frames: int
     """Frames of a training crop; as many as the model's."""
+    order: str = "global"
+    """Of a training's examples: global, windowed:SHARDS, weighted:LABEL or balanced:LABEL."""
     prefetch_threads: int = 1
     """Threads of each worker that read ahead."""
 

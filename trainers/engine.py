@@ -200,7 +200,11 @@ def _parts(batch: Batch, count: int) -> list[Batch]:
         return [batch]
     chunks = zip(batch.index.chunk(count), batch.weight.chunk(count), batch.seeds.chunk(count), strict=True)
     views = zip(*(view.chunk(count) for view in batch.views), strict=True)
-    return [Batch(index, weight, part, seeds) for (index, weight, seeds), part in zip(chunks, views, strict=True)]
+    columns = {name: _parts(column, count) for name, column in batch.columns.items()}
+    return [
+        Batch(index, weight, part, seeds, batch.restore, {name: parts[at] for name, parts in columns.items()})
+        for at, ((index, weight, seeds), part) in enumerate(zip(chunks, views, strict=True))
+    ]
 
 
 def _means(values: Mapping[str, Tensor]) -> dict[str, float]:

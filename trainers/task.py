@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from shards.dataset import Dataset
 from shards.loader import Loader
 from shards.manifest import Manifest
 from shards.problem import DataProblem, UsageProblem
@@ -83,8 +84,9 @@ class Task:
 
     def _loader(self, split: str, batch_examples: int, rank: int, world: int, reader: Reader | None = None) -> Loader:
         data = self.config.data
+        order = data.order if split == TRAIN else "global"
         return Loader(
-            reader or Reader(self.dataset / split, data.column),
+            Dataset(reader or Reader(self.dataset / split, data.column), order=order),
             batch_examples=batch_examples,
             seed=self.config.seed,
             views=Views(count=2, frames=data.frames),
