@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import textwrap
+from dataclasses import fields, replace
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any, NoReturn
@@ -23,6 +24,8 @@ VERBS = {
     "build": ("pipelines.build", "turn a corpus into shards"),
     "add-feature": ("pipelines.add_feature", "compute one more column of a built dataset"),
     "drop-feature": ("shards.drop_feature", "remove a column of a dataset"),
+    "merge": ("shards.merge", "make one dataset of several"),
+    "split": ("shards.split", "divide a dataset: by a label, into shares, or by keys"),
     "verify": ("shards.verify", "check every digest, count, offset and contract of a dataset"),
     "inspect": ("shards.inspect", "show what a dataset holds"),
     "describe": ("shards.describe", "write a Croissant description and a dataset card"),
@@ -107,13 +110,25 @@ def _parse(module: ModuleType, verb: str, words: list[str]) -> Any:
 
     if {"-h", "--help"} & set(words):
         _show(_wrapped(module.__doc__ or ""))  # tyro would join the example and the paragraphs into long lines
-    return tyro.cli(
+    command: Any = tyro.cli(
         shape,
         prog=f"sonograph {verb}",
         description="",
         args=words,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff, tyro.conf.FlagCreatePairsOff),
     )
+    return _with_urls(command)
+
+
+def _with_urls(command: Any) -> Any:
+    """The command with those of its paths as URLs that name a place in a store: pathlib has folded their slashes."""
+    paths = {field.name: getattr(command, field.name) for field in fields(command)}
+    named = {name: path for name, path in paths.items() if isinstance(path, Path) and ":" in str(path)}
+    if not named:
+        return command
+    from shards.remote import place_of
+
+    return replace(command, **{name: place_of(path) for name, path in named.items()})
 
 
 def _wrapped(docstring: str) -> str:

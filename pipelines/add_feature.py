@@ -31,7 +31,7 @@ class AddFeature:
     actors: int = 0
     """processes that compute it in batches, each on a GPU of its own where there are any; 0: plain tasks"""
     accept_licence: str = ""
-    """agree to this licence of weights that exclude commercial use"""
+    """agree to that non-commercial licence of weights"""
     dry_run: bool = False
     """print what would be done and write nothing"""
 

@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, make_dataclass, replace
 from functools import partial
@@ -23,7 +23,7 @@ import tyro
 
 from pipelines.batches import BatchBuilder
 from pipelines.corpus import Corpus, corpus_type
-from pipelines.dataset import Split, claim, finish, kind_of, refuse_foreign
+from pipelines.dataset import Split, claim, finish, kind_of
 from pipelines.example_maker import Recipe
 from pipelines.fit import keep, opened
 from pipelines.forecast import foretold
@@ -31,9 +31,12 @@ from pipelines.listing import LISTING, listed
 from pipelines.plan import WHOLE, SpanRule, Work, shard_tasks, spans
 from pipelines.recording import SPLITS, Recording
 from pipelines.source import Tree
+from pipelines.staging import Staging, staged
 from pipelines.task import build_shard
 from pipelines.workers import Actors, run_in_actors, run_tasks
+from shards.claim import refuse_foreign
 from shards.feature import Feature, described, load_feature
+from shards.lock import only_writer
 from shards.manifest import FORMAT, REJECTED, VERSION, Manifest, ShardRecord, with_features
 from shards.problem import DataProblem, UsageProblem
 from shards.store import digest_of
@@ -63,16 +66,16 @@ class Build:
     corpus: tyro.conf.Positional[str]
     source: Corpus
     out: Path
-    """folder of the datasets, one subfolder a split"""
+    """folder or URL of the datasets, one a split"""
     features: tuple[str, ...] = ("mel",)
     """columns to compute: MODULE[:CONTRACT] of shards/features"""
     examples: Annotated[SpanRule, tyro.conf.arg(help="")] = WHOLE
     workers: int = os.cpu_count() or 1
     """tasks that run at a time"""
     actors: int = 0
-    """processes that compute the features in batches, each on a GPU of its own where there are any; 0: plain tasks"""
+    """actors that compute in batches, each on a GPU if there is one"""
     accept_licence: str = ""
-    """agree to this licence of weights that exclude commercial use"""
+    """agree to that non-commercial licence of weights"""
     shard_examples: int = 512
     """examples planned for one shard"""
     dry_run: bool = False
@@ -103,6 +106,12 @@ def COMMAND(words: Sequence[str]) -> type[Build]:
 
 
 def main(command: Build) -> dict[str, object]:
+    with staged(command.out) as staging:
+        outcome = _built(replace(command, out=staging.folder), staging)
+        return {**outcome, "output": staging.told(str(outcome["output"]))}
+
+
+def _built(command: Build, staging: Staging) -> dict[str, object]:
     corpus_type(command.corpus)  # one that is not there was parsed with the options of any
     features = [load_feature(word, accept_licence=command.accept_licence) for word in command.features]
     with _folder_of_findings(command) as findings:
@@ -111,19 +120,28 @@ def main(command: Build) -> dict[str, object]:
         splits = plan_splits(replace(command, source=corpus), tree, findings=findings)
         if command.dry_run:
             return foretold([_with_columns(split, features) for split in splits], tree, features)
-        recipe = _recipe(command, tree)
-        features = [opened(feature, splits, recipe, workers=command.workers) for feature in features]
-        splits = [_with_columns(split, features) for split in splits]
-        for split in splits:
-            claim(split)
-        for feature in features:
-            keep(feature, splits)
-        build_missing(command, splits, replace(recipe, features=tuple(features)))
-    finished = [finish(split) for split in splits]
-    manifests = [manifest for manifest in finished if manifest is not None]
+        with only_writer(command.out):
+            manifests = _made(command, splits, features, _recipe(command, tree), staging)
     if not manifests:
         raise DataProblem(_nothing_made(command, splits))
     return {"output": str(command.out), "metrics": {manifest.split: _counts(manifest) for manifest in manifests}}
+
+
+def _made(
+    command: Build, splits: Sequence[Split], features: Sequence[Feature], recipe: Recipe, staging: Staging
+) -> list[Manifest]:
+    """Claim each split, make what is missing, and finish it; returns the manifests of those that hold an example."""
+    features = [opened(feature, splits, recipe, workers=command.workers) for feature in features]
+    splits = [_with_columns(split, features) for split in splits]
+    for split in splits:
+        claim(split)
+    for feature in features:
+        keep(feature, splits)
+    staging.push()
+    build_missing(command, splits, replace(recipe, features=tuple(features)), staging)
+    finished = [finish(split) for split in splits]
+    staging.push()
+    return [manifest for manifest in finished if manifest is not None]
 
 
 @contextmanager
@@ -199,7 +217,7 @@ def _recipe(command: Build, tree: Tree) -> Recipe:
     )
 
 
-def build_missing(command: Build, splits: Sequence[Split], recipe: Recipe) -> None:
+def build_missing(command: Build, splits: Sequence[Split], recipe: Recipe, staging: Staging) -> None:
     """Run the tasks whose shards are not finished, on all workers, with a line of progress every few seconds."""
     pending = [work for split in splits for work in split.pending()]
     shards = sum(len(split.tasks) for split in splits)
@@ -207,14 +225,20 @@ def build_missing(command: Build, splits: Sequence[Split], recipe: Recipe) -> No
         log.info("build %s  %d of %d shards are whole already", command.corpus, shards - len(pending), shards)
     progress = Progress(command.corpus, shards, clips=sum(len(work.task.spans) for work in pending))
     progress.done_shards = shards - len(pending)
-    for record in _records(command, pending, recipe):
+    for record in _records(command, pending, recipe, staging):
         progress.add(record)
+    staging.collect(pending)
 
 
-def _records(command: Build, pending: Sequence[Work], recipe: Recipe) -> Iterator[ShardRecord]:
+def _records(command: Build, pending: Sequence[Work], recipe: Recipe, staging: Staging) -> Iterator[ShardRecord]:
     if command.actors:
-        return run_in_actors(partial(BatchBuilder, recipe), pending, Actors(command.actors))
-    return run_tasks(partial(build_shard, recipe=recipe), pending, workers=command.workers)
+        make = partial(_carrying_builder, recipe, staging)
+        return run_in_actors(make, pending, Actors(command.actors))
+    return run_tasks(staging.carrying(partial(build_shard, recipe=recipe)), pending, workers=command.workers)
+
+
+def _carrying_builder(recipe: Recipe, staging: Staging) -> Callable[[Sequence[Work]], Sequence[ShardRecord]]:
+    return staging.carrying(BatchBuilder(recipe))
 
 
 class Progress:

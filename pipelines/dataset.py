@@ -1,6 +1,5 @@
 """A dataset between its plan and its manifest: claimed by one build, filled by its tasks, finished once."""
 
-import json
 import logging
 import platform
 from collections import Counter
@@ -14,11 +13,11 @@ from pathlib import Path
 import torch
 
 from pipelines.plan import ShardTask, Work
+from shards.claim import claim as claim_folder
 from shards.decode import CLIPPED_SHARE
 from shards.feature import load_feature
 from shards.manifest import (
     COLUMN,
-    MANIFEST,
     PLAN,
     REJECTED,
     REJECTED_SCHEMA,
@@ -37,7 +36,6 @@ from shards.manifest import (
 )
 from shards.problem import DataProblem, RunFailed
 from shards.statistics import statistics_of
-from shards.store import canonical_json, remove_partials, write_json
 from shards.writer import finished, has_column
 
 log = logging.getLogger(__name__)
@@ -94,65 +92,9 @@ class Split:
 
 
 def claim(split: Split) -> None:
-    """Take an empty folder, or the one in which this same build was begun; columns may be added to it.
-
-    Raises DataProblem for any other folder, and for a column of that name with another contract.
-    """
-    remove_partials(split.folder)
-    refuse_foreign(split.folder)
-    if not (split.folder / PLAN).is_file():
-        _require_own_shards(split)
-    _claim(split.folder, split.folder / PLAN, split.identity)
-    for column, entry in split.columns.items():
-        _claim(split.folder, split.folder / column / COLUMN, entry)
-
-
-def refuse_foreign(folder: Path) -> None:
-    """Raises DataProblem when files lie in `folder` that no build has put there."""
-    is_ours = any((folder / name).is_file() for name in (PLAN, MANIFEST))
-    if folder.is_dir() and any(folder.iterdir()) and not is_ours:
-        raise DataProblem(
-            f"{folder} is not empty and was not made by a build: it has no {PLAN}. Nothing was written, so that "
-            "nothing is lost. Pass another --out, or empty the folder."
-        )
-
-
-def _require_own_shards(split: Split) -> None:
-    """Where only the plan was lost, the manifest tells whether this build made the folder: it lists what is planned."""
-    if not (split.folder / MANIFEST).is_file():
-        return
-    if [shard.task for shard in Manifest.read(split.folder).shards] != [task.digest for task in split.tasks]:
-        raise DataProblem(
-            f"{split.folder} has no {PLAN}, and its {MANIFEST} lists other shards than this build plans. Mixing the "
-            "two would make a dataset of neither, so nothing was written. Pass another --out, or delete that folder."
-        )
-
-
-def _claim(folder: Path, path: Path, content: Mapping[str, object]) -> None:
-    """Write down what `folder` is going to hold, or compare it with what was written there before."""
-    if not path.is_file():
-        write_json(path, content)
-        return
-    found, wanted = json.loads(path.read_bytes()), json.loads(canonical_json(content))
-    if path.name == COLUMN and found.get("fingerprint") == wanted["fingerprint"]:
-        return  # its weights may have lain elsewhere
-    for name in sorted(found.keys() | wanted.keys(), key=lambda name: (name == "fingerprint", name)):
-        if found.get(name) != wanted.get(name):
-            there, here = _difference(found.get(name), wanted.get(name))
-            what = "dataset" if path.name == PLAN else f"column '{path.parent.name}'"
-            raise DataProblem(
-                f"{folder} holds another {what}: its {name} is {there}, this build's is {here}. Mixing the two would "
-                "make a dataset of neither, so nothing was written. Pass another --out, or delete that folder."
-            )
-
-
-def _difference(there: object, here: object) -> tuple[str, str]:
-    """Two unequal values, narrowed to the first entry in which two tables differ."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        key = min(key for key in there.keys() | here.keys() if there.get(key) != here.get(key))
-        left, right = _difference(there.get(key), here.get(key))
-        return f"{key}: {left}", f"{key}: {right}"
-    return tuple(json.dumps(value)[:80] for value in (there, here))  # type: ignore[return-value]
+    """Take an empty folder, or the one in which this same build was begun. Raises DataProblem for any other."""
+    tasks = [task.digest for task in split.tasks]
+    claim_folder(split.folder, split.identity, split.columns, tasks=tasks)
 
 
 def finish(split: Split) -> Manifest | None:
@@ -231,16 +173,24 @@ def _with_kept(split: Split, records: Sequence[ShardRecord]) -> tuple[dict[str, 
     except DataProblem:
         return columns, words
     for column, entry in before.features.items():
-        same = {"contract": str(entry["fingerprint"])}
-        tasks = ((record.number, record.task) for record in records)
-        if column not in columns and all(
-            has_column(split.folder, number, column, task=task, **same) for number, task in tasks
-        ):
+        if column not in columns:
+            _require_whole(split.folder, column, entry, records)
             columns[column] = entry
-    kept = [
-        word for word in feature_words(before.build) if load_feature(word.partition("@")[0]).column not in split.columns
-    ]
+    named = feature_words(before.build)
+    kept = [word for word in named if load_feature(word.partition("@")[0]).column not in split.columns]
     return columns, with_features(words, sorted([*kept, *feature_words(words)]))
+
+
+def _require_whole(folder: Path, column: str, entry: Mapping[str, object], records: Sequence[ShardRecord]) -> None:
+    contract = str(entry["fingerprint"])
+    for record in records:
+        if not has_column(folder, record.number, column, task=record.task, contract=contract):
+            raise DataProblem(
+                f"Shard {record.number} of the column '{column}' of {folder} is damaged or missing. A manifest without "
+                "the column would hide that, so none was written; the shards made now are kept. Mend it first "
+                f"(sonograph verify {folder.parent} --repair), or give it up: sonograph drop-feature {folder.parent} "
+                f"{column}"
+            )
 
 
 def _own_files(folder: Path, column: str) -> list[str]:

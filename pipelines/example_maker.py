@@ -58,6 +58,7 @@ class Heard:
 
     span: Span
     clip: Clip
+    peak: float
     source_digest: str
 
 
@@ -90,12 +91,13 @@ class ExampleMaker:
             return rejected("read", str(problem))
         try:
             clip = _mean(_decoded(source, span) for source in sources)
-            _check_clip(clip, self.recipe)
+            peak = _peak(clip)
+            _check_clip(clip, peak, self.recipe)
         except DecodeError as error:
             return rejected("decode", str(error))
         except MemoryError:
             return rejected("decode", _TOO_LARGE)
-        return Heard(replace(span, recording=recording), clip, _digest(sources))
+        return Heard(replace(span, recording=recording), clip, peak, _digest(sources))
 
     def example(self, heard: Heard) -> Example | Rejected:
         """What the features make of it, one after the other, or the reason why one makes nothing."""
@@ -118,7 +120,7 @@ class ExampleMaker:
             seconds=clip.seconds,
             labels={**recording.labels, **(self.recipe.measure(clip) if self.recipe.measure else {})},
             events=_events_within(recording, span.start_seconds, clip.seconds),
-            clipped_share=clipped_share(clip) if _peak(clip) >= FULL_SCALE else 0.0,
+            clipped_share=clipped_share(clip) if heard.peak >= FULL_SCALE else 0.0,
             arrays=arrays,
         )
 
@@ -183,11 +185,11 @@ def _mean(clips: Iterator[Clip]) -> Clip:
     return first if count == 1 else Clip(total / np.float32(count), first.sample_rate_hz)
 
 
-def _check_clip(clip: Clip, recipe: Recipe) -> None:
+def _check_clip(clip: Clip, peak: float, recipe: Recipe) -> None:
     wanted_hz = recipe.sample_rate_hz
     if wanted_hz is not None and clip.sample_rate_hz != wanted_hz:
         raise DecodeError(f"its rate is {clip.sample_rate_hz:,} Hz where the corpus has {wanted_hz:,} Hz")
-    if not _peak(clip) >= SILENT_PEAK:
+    if not peak >= SILENT_PEAK:
         raise DecodeError(f"it is silent: no amplitude reaches {SILENT_PEAK}")
     if recipe.silence_db is not None:
         rms = float(np.sqrt(np.mean(np.square(clip.waveform, dtype=np.float64))))

@@ -23,11 +23,11 @@ class SpanRule:
     span_seconds: float | None = None
     """length of an example; without it a recording is one, whole"""
     hop_seconds: float | None = None
-    """from one begin to the next; by default the length, so that none overlap"""
+    """from one begin to the next; by default the length"""
     last: Literal["drop", "keep"] = "drop"
-    """drop or keep the rest of a recording, shorter than an example"""
+    """what to do with the rest, shorter than an example"""
     silence_db: float | None = None
-    """reject examples with an RMS below so many dB of full scale, such as -60"""
+    """reject examples with an RMS below so many dB, such as -60"""
 
     def __post_init__(self) -> None:
         for option, value in (("--span-seconds", self.span_seconds), ("--hop-seconds", self.hop_seconds)):

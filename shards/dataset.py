@@ -88,6 +88,9 @@ class Lineup:
         self.reader, self.views, self.first_index = dataset.reader, views, first_index
         _require_fit([self.reader, *(column.reader for column in dataset.columns)])
         self.cuts = (Cut(dataset.reader, views.frames), *(_cut(dataset.reader, c, views) for c in dataset.columns))
+        if isinstance(dataset.order, str) and dataset.order.partition(":")[0] in ("sequential", "windowed"):
+            for cut in self.cuts:
+                cut.reader.files.comes_in_runs()
         rows = self._long_enough(dataset)
         self.cast: Cast = views.cast(rows, dataset.reader.labels) if len(rows) else Alone(rows)
         self.order: Order = _arrange(dataset.order, dataset.reader)(self.cast.anchors)

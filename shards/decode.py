@@ -160,7 +160,7 @@ BACK_ENDS: dict[str, BackEnd] = {
     "wav": with_libsndfile,
     "wav-24": libav.read,
     "aiff": with_libsndfile,
-    "au": with_libsndfile,
+    "au": libav.read,
     "flac": with_libsndfile,
     "mp3": libav.read,  # libsndfile lands packets away from where it is sent, and guesses lengths
     "mp3-stream": libav.read,

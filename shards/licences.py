@@ -3,6 +3,7 @@
 A dataset of features or latents is derived from the recordings, so that their terms are its terms.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -83,8 +84,18 @@ _PUBLISHED = {
 
 def terms_of(corpus: str, *, is_rendered: bool, stated: str = "") -> Terms:
     """The terms of a corpus' recordings: what its user states, else what its authors published, else UNKNOWN."""
-    found = RENDERED if is_rendered else _PUBLISHED.get(corpus, UNKNOWN)
+    parts = [_PUBLISHED.get(part, UNKNOWN) for part in corpus.split("+")]  # how a merged corpus is spelled
+    found = RENDERED if is_rendered else parts[0] if len(parts) == 1 else _joined(parts)
     if not stated:
         return found
     url = stated if stated.startswith(("http://", "https://")) else ""
     return Terms(stated, "other", url, found.creators, found.cite, found.home)
+
+
+def _joined(parts: Sequence[Terms]) -> Terms:
+    """Those of a dataset that holds recordings of several corpora: all of them hold."""
+    return Terms(
+        "; ".join(dict.fromkeys(part.licence for part in parts)),
+        creators=tuple(dict.fromkeys(name for part in parts for name in part.creators)),
+        cite="; ".join(dict.fromkeys(part.cite for part in parts if part.cite)),
+    )

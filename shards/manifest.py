@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 
 from shards.problem import DataProblem
+from shards.remote import Url, place_of
 from shards.store import canonical_json, digest_of, sha256_of, whole_file, write_json
 
 FORMAT = "sonograph-dataset"
@@ -140,12 +141,12 @@ class Manifest:
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
         """Raises DataProblem when there is no whole, untouched manifest of this format version."""
-        path = Path(folder) / MANIFEST
+        path = place_of(folder) / MANIFEST
         try:
             content = json.loads(path.read_bytes())
             claimed = content.pop("sha256")
         except (FileNotFoundError, NotADirectoryError):
-            raise DataProblem(_no_manifest(Path(folder))) from None
+            raise DataProblem(_no_manifest(path.parent)) from None
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise DataProblem(_damaged(path, f"it is no manifest ({error})")) from error
         if digest_of(content) != claimed:
@@ -250,7 +251,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """Read a table with its checksums verified. Raises DataProblem when it is absent or damaged."""
     try:
         # Arrow's own file, read at once on this thread: whatever its thread pool still held at exit would abort Python.
-        with pa.OSFile(str(path)) as file:
+        with _opened(path) as file:
             options = {"page_checksum_verification": True, "use_threads": False, "pre_buffer": False}
             return parquet.read_table(file, columns=columns, **options)
     except (OSError, pa.ArrowException) as error:
@@ -284,11 +285,16 @@ def read_column_record(folder: Path, column: str, number: int) -> ColumnRecord |
 def read_said(path: Path, name: str) -> bytes:
     """What a table says of itself by that name. Raises DataProblem when it is absent, damaged or says no such thing."""
     try:
-        return parquet.read_schema(path).metadata[name.encode()]
+        with _opened(path) as file:
+            return parquet.read_schema(file).metadata[name.encode()]
     except (OSError, pa.ArrowException) as error:
         raise DataProblem(_damaged(path, str(error).splitlines()[0])) from error
     except (KeyError, TypeError):
         raise DataProblem(_damaged(path, f"it holds no {name}")) from None
+
+
+def _opened(path: Path) -> Any:
+    return pa.BufferReader(path.read_bytes()) if isinstance(path, Url) else pa.OSFile(str(path))
 
 
 def _stored_files(fields: Mapping[str, Mapping]) -> dict[str, StoredFile]:

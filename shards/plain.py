@@ -9,7 +9,6 @@ ending quietly at damage. Shards come from the manifest, and every one is held a
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -18,12 +17,11 @@ from typing import Any
 from shards.decode import DecodeError, decode
 from shards.files import manifest_in
 from shards.manifest import Manifest, StoredFile, column_path
-from shards.members import HashedFile, Member, Readable, members
+from shards.members import HashedFile, Member, members
 from shards.npy import whole_layout
 from shards.problem import DataProblem, UsageProblem
-from shards.remote import SCHEMES, Piece, Store, place_of, url_of
+from shards.remote import SCHEMES, Store, place_of, url_of
 
-_PIECE_BYTES = 8 << 20  # of a remote tar, fetched at once
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(//)?")
 
 
@@ -112,40 +110,13 @@ def examples(shards: Iterable[tuple[Tar, ...]]) -> Iterator[dict[str, Any]]:
 
 def _read(tar: Tar) -> Iterator[dict[str, Any]]:
     try:
-        with _opened(tar.url) as stream:
+        with place_of(tar.url).open("rb", buffering=0) as stream:
             yield from _checked(tar, HashedFile(stream, tar.stored.bytes))
     except (OSError, ValueError, DecodeError) as error:
         raise DataProblem(
             f"{tar.url} is not what its manifest lists: {error}. Training on it would use wrong data or too little. "
             "Find out what is damaged, and repair it: sonograph verify DATASET --repair"
         ) from error
-
-
-@contextmanager
-def _opened(url: str) -> Iterator[Readable]:
-    if url_of(url) is not None:
-        yield RemoteTar(url)
-        return
-    with Path(url).open("rb", buffering=0) as file:
-        yield file
-
-
-class RemoteTar:
-    """A tar in a store, piece after piece, each asked for again while the store is busy."""
-
-    def __init__(self, url: str) -> None:
-        folder, _, self._name = url.rpartition("/")
-        self._store = Store(folder)
-        self._at = 0
-        self._piece = b""
-
-    def readinto(self, buffer: memoryview, /) -> int:
-        if not self._piece:
-            (self._piece,) = self._store.ranges([Piece(self._name, self._at, self._at + _PIECE_BYTES)])
-            self._at += len(self._piece)
-        part, self._piece = self._piece[: len(buffer)], self._piece[len(buffer) :]
-        buffer[: len(part)] = part
-        return len(part)
 
 
 def _checked(tar: Tar, file: HashedFile) -> Iterator[dict[str, Any]]:

@@ -1,9 +1,7 @@
 """Examples of a column by their rows: one whole array, or many cuts at once; what is read is checked first."""
 
-import ast
 import os
-import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,63 +14,44 @@ import xxhash
 from shards.buffers import Buffers
 from shards.bulk_read import bulk_read
 from shards.feature import Feature, differences, load_feature
-from shards.manifest import Manifest, column_path, index_path, index_schema, read_table, rebuild_command
+from shards.files import files_of
+from shards.manifest import column_path, index_path, index_schema, rebuild_command
+from shards.npy import Layout, npy_layout, whole_layout
 from shards.problem import DataProblem
+from shards.remote import place_of
 
 _BLOCK_BYTES = 4_000_000  # checked at once: still in the cache when its digest is taken
-_NPY_PREFIX = struct.Struct("<6sBBH")
 
 
 @dataclass(frozen=True)
-class Layout:
-    """How the bytes of one .npy member become an array, from its header: no pickle, sizes checked before allocation."""
+class Opened:
+    """Descriptors by shard; of those in `partial` only what was asked for is there, and nothing of it was checked."""
 
-    dtype: np.dtype
-    shape: tuple[int, ...]
-    is_fortran: bool
-    data_offset_bytes: int
-
-    @property
-    def total_bytes(self) -> int:
-        return self.data_offset_bytes + self.dtype.itemsize * int(np.prod(self.shape, dtype=np.int64))
-
-    def array(self, payload: memoryview | bytearray | bytes) -> np.ndarray:
-        flat = np.frombuffer(payload, self.dtype, offset=self.data_offset_bytes)
-        return flat.reshape(self.shape, order="F" if self.is_fortran else "C")
-
-
-def npy_layout(payload: bytes | bytearray | memoryview) -> Layout:
-    """Parse a version 1.0 .npy header. Raises ValueError when it is none, or is of a dtype that is no plain number."""
-    magic, major, _, header_bytes = _NPY_PREFIX.unpack_from(payload)
-    if magic != b"\x93NUMPY" or major != 1:
-        raise ValueError("it is no version 1.0 .npy file")
-    start = _NPY_PREFIX.size
-    header = ast.literal_eval(bytes(payload[start : start + header_bytes]).decode("latin1"))
-    dtype = np.dtype(header["descr"])
-    if dtype.kind not in "fiu":
-        raise ValueError(f"its dtype {dtype} is no plain number")
-    return Layout(dtype, tuple(header["shape"]), bool(header["fortran_order"]), start + header_bytes)
+    descriptors: dict[int, int]
+    partial: set[int]
 
 
 class Reader:
     """Random access to one column of a built dataset. Rows are the examples that exist, in index order.
 
     Opening reads the manifest and the small offset tables; examples are fetched by positioned reads, from any thread.
+    `folder` may be a URL: then tars come through the cache or by ranges (shards/files.py), with the same checks.
     Raises DataProblem when the dataset is incomplete, damaged, or lacks the column.
     """
 
     def __init__(self, folder: Path | str, column: str = "mel") -> None:
-        self.folder = Path(folder)
+        self.folder = place_of(folder)
         self.column = column
-        self.manifest = Manifest.read(self.folder)
+        self.files = files_of(self.folder, column)
+        self.manifest = self.files.manifest
         if column not in self.manifest.features:
             raise DataProblem(
                 f"{self.folder} has no column '{column}', only {', '.join(self.manifest.features)}. "
                 f"Add it, or build with it: {rebuild_command(self.manifest)}"
             )
         self._numbers = [shard.number for shard in self.manifest.shards]
-        self._tars = [self.folder / column_path(column, number, "tar") for number in self._numbers]
-        tables = [read_table(tar.with_suffix(".parquet")) for tar in self._tars]
+        self._tars = [column_path(column, number, "tar") for number in self._numbers]
+        tables = self.files.tables([column_path(column, number, "parquet") for number in self._numbers])
         lengths = [table.num_rows for table in tables]
         self._shard = np.repeat(np.arange(len(tables)), lengths)
         self.indices = _joined(tables, "index", np.int64)
@@ -88,6 +67,7 @@ class Reader:
                 f"{self.folder} promises {self.manifest.examples:,} examples, its {column} tables list {len(self):,}. "
                 f"Training on it would miss some. Find out which: sonograph verify {self.folder}"
             )
+        self._require_within_tars()
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -95,7 +75,7 @@ class Reader:
     @cached_property
     def layout(self) -> Layout:
         """Of the first row's payload: what all rows share but their length."""
-        return self._parsed(0, self._payload(0))
+        return self._parsed(0, self._payload(0), whole_layout)
 
     @cached_property
     def frames(self) -> np.ndarray:
@@ -127,7 +107,7 @@ class Reader:
     def read(self, row: int) -> np.ndarray:
         """The array of one row in its stored dtype; (bands, frames) for a mel. Raises DataProblem if it is damaged."""
         payload = self._payload(row)
-        return self._parsed(row, payload).array(payload)
+        return self._parsed(row, payload, whole_layout).array(payload)
 
     def payload(self, row: int) -> bytes:
         """The member's own bytes, checked: a .npy file, or what else the column holds."""
@@ -144,12 +124,15 @@ class Reader:
         only what is wanted is read. Raises DataProblem for one that is damaged or of another kind than the column's.
         """
         with self._opened(rows) as files:
-            fresh = rows[~self._is_checked[rows]]
+            is_checked = self._is_checked[rows]
+            if files.partial:
+                is_checked &= ~np.isin(self._shard[rows], list(files.partial))
+            fresh = rows[~is_checked]
             block = max(1, _BLOCK_BYTES // int(self.sizes[fresh].max(initial=1)))
             for first in range(0, len(fresh), block):
-                self._check(fresh[first : first + block], files)
+                self._check(fresh[first : first + block], files.descriptors)
             each = np.repeat(rows, begins.shape[1])
-            self._read(files, each, begins.ravel(), np.full(len(each), size), into, places.ravel())
+            self._read(files.descriptors, each, begins.ravel(), np.full(len(each), size), into, places.ravel())
 
     def _check(self, rows: np.ndarray, files: Mapping[int, int]) -> None:
         """Read whole payloads and compare their digests; cuts rely on headers that differ in nothing but a length."""
@@ -198,16 +181,23 @@ class Reader:
         return [[(event["start_s"], event["end_s"], event["value"]) for event in row or ()] for row in rows]
 
     def _column_of_index(self, column: str) -> list:
-        tables = [read_table(self.folder / index_path(number), columns=[column]) for number in self._numbers]
+        tables = self.files.tables([index_path(number) for number in self._numbers], [column])
         return [value for table in tables for value in table[column].to_pylist()]
 
     def _payload(self, row: int) -> bytearray:
         payload = bytearray(int(self.sizes[row]))
         with self._opened(np.array([row])) as files:
-            got = os.preadv(files[self._shard[row]], [payload], int(self.offsets[row]))
+            got = os.preadv(files.descriptors[self._shard[row]], [payload], int(self.offsets[row]))
         self._require_whole(row, got, len(payload))
         self._require_digest(row, payload)
         return payload
+
+    def _require_within_tars(self) -> None:
+        """No memory is taken for a payload that its tar cannot hold."""
+        sizes = [shard.files[name].bytes for shard, name in zip(self.manifest.shards, self._tars, strict=True)]
+        left = np.array(sizes, np.int64)[self._shard] - self.offsets
+        for row in np.flatnonzero((self.offsets < 0) | (self.sizes < 0) | (self.sizes > left))[:1].tolist():
+            raise DataProblem(self._damaged(row, f"its table claims {int(self.sizes[row]):,} bytes, beyond its end"))
 
     def _require_whole(self, row: int, got: int, wanted: int) -> None:
         if got != wanted:
@@ -218,32 +208,34 @@ class Reader:
             raise DataProblem(self._damaged(row, "its bytes do not match their xxh3 digest"))
 
     @contextmanager
-    def _opened(self, rows: np.ndarray) -> Iterator[Mapping[int, int]]:
-        """Descriptors of the tars of `rows`, for one read: thousands of shards need no thousands of open files."""
-        files: dict[int, int] = {}
+    def _opened(self, rows: np.ndarray) -> Iterator[Opened]:
+        """The tars of `rows`, for one read: thousands of shards need no thousands of open files."""
+        shards, found = np.unique(self._shard[rows]).tolist(), Opened({}, set())
+        opened = self.files.opened([self._tars[shard] for shard in shards], lambda at: self._spans(shards[at], rows))
         try:
-            for shard in np.unique(self._shard[rows]).tolist():
-                files[shard] = self._open(shard)
-            yield files
+            for shard, (file, is_whole) in zip(shards, opened, strict=True):
+                found.descriptors[shard] = file
+                if is_whole:
+                    self._notice(shard, file)
+                else:
+                    found.partial.add(shard)
+            yield found
         finally:
-            for file in files.values():
+            for file in found.descriptors.values():
                 os.close(file)
 
-    def _open(self, shard: int) -> int:
-        path = self._tars[shard]
-        try:
-            file = os.open(path, os.O_RDONLY)
-        except OSError as error:
-            raise DataProblem(
-                f"{path} cannot be opened ({error.strerror}), so its examples are missing. Restore it, or repeat "
-                f"the build, which makes only what is missing: {rebuild_command(self.manifest)}"
-            ) from error
+    def _spans(self, shard: int, rows: np.ndarray) -> np.ndarray:
+        """Where the payloads of those of `rows` that are in a shard begin and end in its tar."""
+        mine = np.unique(rows[self._shard[rows] == shard])
+        return np.stack([self.offsets[mine], self.offsets[mine] + self.sizes[mine]], axis=1)
+
+    def _notice(self, shard: int, file: int) -> None:
+        """What was checked in a file counts for this very file only."""
         status = os.fstat(file)
         version = status.st_ino, status.st_size, status.st_mtime_ns
         if self._versions.get(shard) != version:
             self._versions[shard] = version
             self._is_checked[self._shard == shard] = False
-        return file
 
     def _require_alike(self, row: int, header: bytes) -> None:
         """What cuts payloads by their byte counts is right only where arrays differ in nothing but their length."""
@@ -254,20 +246,19 @@ class Reader:
             raise DataProblem(self._damaged(row, f"its header says {layout}, that of the first example {self.layout}"))
         self._known_headers.add(header)
 
-    def _parsed(self, row: int, payload: bytes | bytearray) -> Layout:
+    def _parsed(
+        self, row: int, payload: bytes | bytearray, parse: Callable[[bytes | bytearray], Layout] = npy_layout
+    ) -> Layout:
         try:
-            return npy_layout(payload)
-        except (ValueError, KeyError, SyntaxError, struct.error) as error:
+            return parse(payload)
+        except ValueError as error:
             raise DataProblem(self._damaged(row, str(error))) from error
 
-    def _tar(self, row: int) -> Path:
-        return self._tars[self._shard[row]]
-
     def _damaged(self, row: int, what: str) -> str:
+        tar = self._tars[self._shard[row]]
         place = f"byte {int(self.offsets[row]):,}, example {int(self.indices[row])}"
         return (
-            f"{self._tar(row)} is damaged at {place}: {what}. A model would train on noise. Find all damage (sonograph "
-            f"verify {self.folder}), delete the shard's files and repeat the build: {rebuild_command(self.manifest)}"
+            f"{self.folder / tar} is damaged at {place}: {what}. A model would train on noise. {self.files.remedy(tar)}"
         )
 
 

@@ -82,7 +82,7 @@ def power_mel(
     margin = fft_samples // 2
     padded = torch.nn.functional.pad(waveform, (margin, margin), mode="reflect")
     frames = padded.unfold(-1, fft_samples, hop_samples)
-    window = torch.hann_window(fft_samples, device=device)
+    window = _window(fft_samples, device)
     mel = torch.empty(*frames.shape[:2], filters.bands, device=device)
     step = _BLOCK_FRAMES if device.type == "cpu" else max(_BLOCK_AMPLITUDES // (len(frames) * fft_samples), 1)
     for begin in range(0, frames.shape[1], step):
@@ -92,6 +92,11 @@ def power_mel(
         for bins, bands, weights in _groups(filters, device):
             mel[:, block, bands] = power[..., bins] @ weights
     return mel
+
+
+@cache
+def _window(samples: int, device: torch.device) -> Float[Tensor, " samples"]:
+    return torch.hann_window(samples, device=device)
 
 
 @cache

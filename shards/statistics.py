@@ -92,8 +92,9 @@ def shard_statistics(stored: Sequence[np.ndarray | bytes]) -> Mapping[str, bytes
     arrays = [array for array in stored if isinstance(array, np.ndarray) and array.dtype.kind == "f" and array.size]
     if not arrays:
         return {STATISTICS: b""}
-    parts = (_of(block) for block in _blocks(arrays))
-    return {STATISTICS: merged(parts).to_json()}
+    finite = (_finite(block) for block in _blocks(arrays))
+    parts = [_of(block) for block in finite if len(block)]
+    return {STATISTICS: merged(parts).to_json() if parts else b""}
 
 
 def merged(parts: Iterable[Statistics]) -> Statistics:
@@ -115,6 +116,11 @@ def _blocks(arrays: Sequence[np.ndarray]) -> Iterator[Float[np.ndarray, "frames 
             block = []
     if block:
         yield np.concatenate(block)
+
+
+def _finite(block: Float[np.ndarray, "frames bands"]) -> Float[np.ndarray, "some bands"]:
+    """The frames without NaN and infinity, which no feature of ours makes."""
+    return block if np.isfinite(block.sum(dtype=np.float64)) else block[np.isfinite(block).all(axis=1)]
 
 
 def _of(block: Float[np.ndarray, "frames bands"]) -> Statistics:

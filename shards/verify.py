@@ -26,6 +26,7 @@ from shards.damage import PLAIN_NAME, Damage, damage_of_column, damage_of_file, 
 from shards.feature import differences, load_feature
 from shards.manifest import MANIFEST, PLAN, REJECTED, Manifest, column_path, index_path, read_record, read_table
 from shards.problem import DataProblem, UsageProblem
+from shards.remote import Url
 from shards.repair import foretold, repair, siblings
 from shards.store import canonical_json
 
@@ -56,6 +57,8 @@ def main(command: Verify) -> dict[str, object]:
         raise UsageProblem(f"--workers is {command.workers}, so nothing was done. Pass 1 or more.")
     folders = _claimed_in(command.dataset)
     found = _all_damage(folders, command.workers)
+    if isinstance(command.dataset, Url):
+        _require_none(command, found, _how_to_mend(command.dataset))
     if not (found and (command.repair or command.dry_run)):
         _require_none(command, found, _how_to_repair(command, found))
         examples = sum(Manifest.read(folder).examples for folder in folders)
@@ -93,6 +96,13 @@ def _require_none(command: Verify, found: Sequence[Damage], remedy: str) -> None
     raise DataProblem(
         f"{command.dataset} is not what was written: {len(found)} problems.\n  {listed}{more}\n"
         f"Training on it could use wrong data. {remedy}"
+    )
+
+
+def _how_to_mend(store: Url) -> str:
+    return (
+        "Delete what is broken with the store's own tool, and all manifest.json, then repeat the dataset's build "
+        f"command with --out {store}: it makes what is missing, and nothing else."
     )
 
 

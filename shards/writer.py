@@ -1,11 +1,8 @@
 """Examples -> one shard: a plain WebDataset tar a column, then its offsets, then the index that proves it whole."""
 
-import hashlib
 import io
-import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import xxhash
@@ -26,8 +23,7 @@ from shards.manifest import (
 )
 from shards.statistics import shard_statistics
 from shards.store import canonical_json, whole_file
-
-_BLOCK_BYTES = tarfile.BLOCKSIZE
+from shards.tar import Tar
 
 
 def write_shard(
@@ -62,7 +58,7 @@ def write_column(
     Raises EnvironmentProblem when the disk is full.
     """
     with whole_file(folder / column_path(column, number, "tar")) as file:
-        tar = _Tar(file)
+        tar = Tar(file)
         rows = [_add_example(tar, f"{column}.{entry['member']}", example) for example in examples]
         tar.close()
     record = ColumnRecord(task, str(entry["fingerprint"]), StoredFile(tar.bytes, tar.digest.hexdigest()))
@@ -85,7 +81,7 @@ def has_column(folder: Path, number: int, column: str, *, task: str, contract: s
     return is_this and tar.is_file() and tar.stat().st_size == record.tar.bytes  # type: ignore[union-attr]
 
 
-def _add_example(tar: "_Tar", ending: str, example: Example) -> dict[str, int]:
+def _add_example(tar: Tar, ending: str, example: Example) -> dict[str, int]:
     stored = example.arrays[ending.partition(".")[0]]
     payload = stored if isinstance(stored, bytes) else npy_bytes(stored)
     offset = tar.add(f"{example.index:09d}.{ending}", payload)
@@ -122,30 +118,3 @@ def _index_row(example: Example) -> dict[str, object]:
 
 def _structs(events: Sequence[tuple[float, float, object]]) -> list[dict[str, object]]:
     return [{"start_s": start, "end_s": end, "value": value} for start, end, value in events]
-
-
-class _Tar:
-    """An uncompressed ustar archive with fixed owner, mode and time, hashed as it is written."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-        self.bytes = 0
-        self.digest = hashlib.sha256()
-
-    def add(self, name: str, payload: bytes) -> int:
-        """Append a member; returns where its payload begins."""
-        header = tarfile.TarInfo(name)
-        header.size, header.mode, header.mtime = len(payload), 0o644, 0
-        self._write(header.tobuf(tarfile.USTAR_FORMAT))
-        offset = self.bytes
-        self._write(payload)
-        self._write(bytes(-len(payload) % _BLOCK_BYTES))
-        return offset
-
-    def close(self) -> None:
-        self._write(bytes(2 * _BLOCK_BYTES))
-
-    def _write(self, block: bytes) -> None:
-        self.file.write(block)
-        self.digest.update(block)
-        self.bytes += len(block)

@@ -100,5 +100,5 @@ def write_bumps(
 
 
 def _example(index: int, power: np.ndarray, labels: dict[str, object]) -> Example:
-    stored = np.sqrt(power).astype(np.float16)
+    stored = np.asfortranarray(np.sqrt(power).astype(np.float16))  # frame by frame, as mels are
     return Example(index, f"bump-{index}", f"{index}.wav", f"{index:032x}", 0.0, 4.0, labels, {"mel": stored})

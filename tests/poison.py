@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from pipelines.example_maker import Recipe
 from pipelines.plan import Work, shard_tasks, spans
 from pipelines.recording import Recording
-from pipelines.task import Recipe, build_shard
+from pipelines.task import build_shard
 from pipelines.workers import run_tasks
 from shards.example import Clip
 from shards.features.mel import MYNA

@@ -40,7 +40,7 @@ OWNERS = {
     "tyro": {"sonograph.py", "trainers/config.py"},
     "yaml": {"pipelines/published/slakh_track.py", "pipelines/music/layouts/slakh.py"},
     "webdataset": {"shards/plain.py"},  # our tars are plain: neither side needs it
-    "fsspec": {"shards/plain.py"},
+    "fsspec": {"shards/remote.py"},
     "huggingface_hub": {"shards/pretrained.py"},
     "transformers": {"shards/codecs/neural.py"},
     "mlcroissant": set(),  # a description is JSON; what reads it needs no part of us

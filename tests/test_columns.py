@@ -11,6 +11,7 @@ from pipelines import fit
 from pipelines.add_feature import AddFeature, build_words
 from shards.drop_feature import DropFeature
 from shards.drop_feature import main as drop
+from shards.lock import LOCK
 from shards.manifest import MANIFEST, Manifest, feature_words, with_features
 from shards.problem import DataProblem, UsageProblem
 from shards.reader import Reader
@@ -47,7 +48,7 @@ def versions(folder: Path) -> dict[str, tuple[int, int]]:
     return {
         path.relative_to(folder).as_posix(): (path.stat().st_ino, path.stat().st_mtime_ns)
         for path in folder.rglob("*")
-        if path.is_file()
+        if path.is_file() and path.name != LOCK
     }
 
 
@@ -108,6 +109,15 @@ def test_a_dropped_column_leaves_the_dataset_as_it_was_without_it(corpus: Path, 
     added(dataset, "codec:low128")
     drop(DropFeature(dataset, "codec-low128"))
     assert everything_below(dataset) == before
+
+
+def test_a_damaged_column_never_drops_out_of_the_manifest_unsaid(corpus: Path, tmp_path: Path):
+    dataset = built(corpus, tmp_path / "a", "audio", "codec:low128")
+    split = splits_of(dataset)[0]
+    (split / "audio" / "000000.tar").unlink()
+    with pytest.raises(DataProblem, match="Shard 0 of the column 'audio' .* is damaged or missing.*--repair"):
+        added(dataset, "codec:full320")
+    assert "audio" in Manifest.read(split).features
 
 
 @pytest.mark.parametrize("column, said", [("mell", "has no column 'mell'"), ("audio", "is the only column")])

@@ -42,7 +42,7 @@ class Head:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))}
         return {**kept, "HOME": str(self.home), "PYTHONPATH": str(ROOT), **changed}
 
-    def submit(self, *words: object, code: Path, timeout: float = 150, **changed: str) -> subprocess.CompletedProcess:
+    def submit(self, *words: object, code: Path, timeout: float = 400, **changed: str) -> subprocess.CompletedProcess:
         """`sonograph submit` from the folder `code`."""
         return subprocess.run(
             self.command(*words),
@@ -218,7 +218,7 @@ class TestHead:
 
     def test_starting_it_again_changes_nothing(self, head: Head):
         again = [sys.executable, "-m", "cluster.head", "up", "--folder", str(head.home / "state")]
-        result = subprocess.run(again, cwd=ROOT, env=head.environment(), capture_output=True, text=True, timeout=30)
+        result = subprocess.run(again, cwd=ROOT, env=head.environment(), capture_output=True, text=True, timeout=120)
         assert result.stdout.splitlines()[-1].endswith(head.address)
 
     @pytest.mark.parametrize(
@@ -267,7 +267,7 @@ class TestHead:
         words = ["--", "sonograph", "train", "myna:base", "--size", "debug", "--data.dataset", "nowhere"]
         environment = head.environment(RAY_AUTH_MODE="token")
         result = subprocess.run(
-            [*plain, *words], cwd=code, env=environment, capture_output=True, text=True, timeout=150
+            [*plain, *words], cwd=code, env=environment, capture_output=True, text=True, timeout=400
         )
         assert f"{ROOT}/nowhere/train is no dataset" in result.stdout
         assert result.returncode == 1

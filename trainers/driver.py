@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from shards.manifest import Manifest
 from shards.problem import DataProblem, EnvironmentProblem, RunFailed, UsageProblem
 from shards.store import write_json
 from trainers import checkpoint
@@ -105,8 +106,8 @@ def describe(run: Run, task: Task) -> None:
     repeat = ["sonograph", *words_of(task.config), "--workers", str(task.workers), "--out", _from_here(task.run)]
     run.tags({**provenance(repeat), "data.digest": task.manifest.fingerprint})
     run.params({**config_to_dict(task.config), "workers": task.workers, "steps": task.steps})
-    for split, loader, context in ((TRAIN, task.training(), "training"), (VALID, task.validation(), "validation")):
-        manifest = loader.reader.manifest
+    for split, context in ((TRAIN, "training"), (VALID, "validation")):
+        manifest = Manifest.read(task.dataset / split)
         source = str(task.dataset / split)
         run.dataset(
             f"{manifest.corpus}/{split}", digest=manifest.fingerprint, source=source, context=context, split=split

@@ -11,6 +11,7 @@ from shards.loader import Loader
 from shards.manifest import Manifest
 from shards.problem import DataProblem, UsageProblem
 from shards.reader import Reader
+from shards.remote import place_of
 from shards.store import digest_of
 from shards.views import Views
 from trainers.config import Command, TrainConfig, config_to_dict, identity
@@ -106,7 +107,7 @@ def prepare(command: Command) -> Task:
     """Check that the data fits the config, before anything is written. Raises DataProblem or UsageProblem."""
     config = command.config
     assert command.out is not None
-    dataset, run = Path(config.data.dataset).absolute(), command.out.absolute()
+    dataset, run = place_of(config.data.dataset).absolute(), command.out.absolute()
     task = Task(config, dataset, run, command.workers, _manifest(config))
     contract = _contract(dataset / TRAIN, config.data.column)
     if _contract(dataset / VALID, config.data.column)["fingerprint"] != contract["fingerprint"]:
@@ -121,7 +122,7 @@ def prepare(command: Command) -> Task:
 
 
 def _manifest(config: TrainConfig[Any, Any]) -> Manifest:
-    return Manifest.read(Path(config.data.dataset).absolute() / TRAIN)
+    return Manifest.read(place_of(config.data.dataset).absolute() / TRAIN)
 
 
 def _contract(folder: Path, column: str) -> Mapping[str, Any]:

@@ -117,7 +117,8 @@ class Mel:
 
     def _stored(self, clips: Sequence[Clip]) -> list[np.ndarray]:
         assert all(clip.sample_rate_hz == self.sample_rate_hz and len(clip.waveform) == 1 for clip in clips)
-        waveforms = torch.cat([torch.from_numpy(clip.waveform) for clip in clips])
+        each = [torch.from_numpy(clip.waveform) for clip in clips]
+        waveforms = torch.cat(each) if len(each) > 1 else each[0]
         roots = self.power(waveforms.to(self.device)).sqrt_()
         if not roots.amax() <= _LARGEST_ROOT:
             raise ValueError(f"it is too loud for a mel: its peak is {waveforms.abs().amax():,.0f} times full scale")

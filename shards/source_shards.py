@@ -1,0 +1,157 @@
+"""The shards of a dataset as those of others are made of them: every byte checked before it is passed on."""
+
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from shards.agreement import Schema, new_numbers
+from shards.damage import damage_of_file
+from shards.manifest import Manifest, Rejected, Shard, column_path, index_path, read_record, read_said, read_table
+from shards.npy import whole_layout
+from shards.problem import DataProblem
+from shards.statistics import STATISTICS
+from shards.store import digest_of
+from shards.tar import BLOCK_BYTES, END_BYTES
+
+_KEPT_BYTES = 64 << 20  # of tables, mostly of some ten kilobytes: the shards of a split take rows of many in turn
+
+
+class Source:
+    """A dataset whose examples are copied, with what their keys and class numbers become.
+
+    Its methods may be called from any thread, and raise DataProblem for files that are not what the manifest lists.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, schema: Schema, prefix: str = "") -> None:
+        self.folder, self.manifest, self.schema, self.prefix = folder, manifest, schema, prefix
+        self.labels = _numbers(manifest.labels, schema.labels)
+        self.events = _numbers(manifest.events, schema.events)
+        self._kept: OrderedDict[str, Any] = OrderedDict()
+        self._lock = Lock()
+
+    @cached_property
+    def identity(self) -> dict[str, object]:
+        """What decides the copied index, and is not changed by a column more or less."""
+        digests = [shard.files[index_path(shard.number)].sha256 for shard in self.manifest.shards]
+        return {"index": digest_of(digests), "prefix": self.prefix}
+
+    def index(self, shard: Shard) -> Any:
+        """The table of its examples."""
+        return self._table(index_path(shard.number), shard)
+
+    def rows(self, shard: Shard, rows: Sequence[int]) -> list[dict[str, Any]]:
+        """Some rows of that table."""
+        return self.index(shard).take(np.asarray(rows, np.int64)).to_pylist()
+
+    def values(self, shard: Shard, column: str) -> list:
+        """One column of that table, read by itself."""
+        return read_table(self.folder / index_path(shard.number), [column])[column].to_pylist()
+
+    def rejected(self, shard: Shard) -> tuple[Rejected, ...]:
+        self.index(shard)
+        record = read_record(self.folder, shard.number)
+        if record is None or record.task != shard.task:
+            raise DataProblem(self._damaged(index_path(shard.number), "it proves another shard than is listed"))
+        return record.rejected
+
+    def row(self, row: Mapping[str, Any], index: int) -> dict[str, Any]:
+        """A row of the index as it stands in the copy; what this dataset does not know is null there."""
+        labels = {f"label.{name}": _new(row.get(f"label.{name}"), self.labels[name]) for name in self.schema.labels}
+        events = {f"events.{name}": self._events(name, row.get(f"events.{name}")) for name in self.schema.events}
+        return {**row, "index": index, "key": self.prefix + row["key"], **labels, **events}
+
+    def members(
+        self, shard: Shard, column: str, rows: Sequence[int], indices: Sequence[int]
+    ) -> Iterator[tuple[bytes, dict[str, Any]]]:
+        """Payload of each of these rows, and what the JSON beside it says in the copy, where it has this index."""
+        name = column_path(column, shard.number, "tar")
+        places = self._table(column_path(column, shard.number, "parquet"), shard).to_pylist()
+        ends = [place["offset"] - BLOCK_BYTES for place in places[1:]] + [shard.files[name].bytes - END_BYTES]
+        with self._tar(name, shard) as file:
+            for number, row, index in zip(rows, self.rows(shard, rows), indices, strict=True):
+                place, end = places[number], ends[number]
+                block = os.pread(file.fileno(), end - place["offset"], place["offset"])
+                yield self._member(name, block, place, row, index)
+
+    def statistics(self, shard: Shard, column: str) -> bytes:
+        """What the table of a column says of its values."""
+        name = column_path(column, shard.number, "parquet")
+        self._table(name, shard)
+        return read_said(self.folder / name, STATISTICS)
+
+    def array(self, payload: bytes) -> np.ndarray:
+        """Raises DataProblem for a payload that is no .npy file."""
+        try:
+            return whole_layout(payload).array(payload)
+        except ValueError as error:
+            raise DataProblem(self._damaged("a member", str(error))) from error
+
+    def _member(
+        self, name: str, block: bytes, place: Mapping[str, int], row: Mapping[str, Any], index: int
+    ) -> tuple[bytes, dict[str, Any]]:
+        size = place["bytes"]
+        payload = block[:size]
+        if len(payload) != size or xxhash.xxh3_64_intdigest(payload) != place["xxh3_64"]:
+            raise DataProblem(self._damaged(name, f"the array of {row['key']} does not match its digest"))
+        try:
+            about = json.loads(block[size + -size % BLOCK_BYTES + BLOCK_BYTES :].rstrip(b"\0"))
+            is_same = {key: value for key, value in about.items() if value is not None} == self._said_of(row)
+        except (ValueError, AttributeError, RecursionError):
+            is_same = False
+        if not is_same:
+            raise DataProblem(self._damaged(name, f"what stands beside the array of {row['key']} is not about it"))
+        labels = {key: _new(value, self.labels.get(key)) for key, value in about.items() if key not in ("index", "key")}
+        return payload, {"index": index, "key": self.prefix + row["key"], **labels}
+
+    def _said_of(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        labels = {name: row[f"label.{name}"] for name in self.manifest.labels}
+        known = {name: value for name, value in labels.items() if value is not None}
+        return {"index": row["index"], "key": row["key"], **known}
+
+    def _events(self, name: str, listed: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
+        if listed is None or self.events[name] is None:
+            return listed
+        return [{**event, "value": _new(event["value"], self.events[name])} for event in listed]
+
+    def _table(self, name: str, shard: Shard) -> Any:
+        """A table whose digest is right; those used last are kept."""
+        with self._lock:
+            if name in self._kept:
+                self._kept.move_to_end(name)
+                return self._kept[name]
+        for damage in damage_of_file(self.folder / name, shard.files[name]):
+            raise DataProblem(self._damaged(name, damage.what))
+        table = read_table(self.folder / name)
+        with self._lock:
+            self._kept[name] = table
+            while len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > _KEPT_BYTES:
+                self._kept.popitem(last=False)
+        return table
+
+    def _tar(self, name: str, shard: Shard) -> Any:
+        path = self.folder / name
+        if path.is_symlink() or not path.is_file() or path.stat().st_size != shard.files[name].bytes:
+            raise DataProblem(self._damaged(name, "it is not the file of that length which was written"))
+        return path.open("rb", buffering=0)
+
+    def _damaged(self, name: str, what: str) -> str:
+        return (
+            f"{self.folder / name} cannot be copied: {what}. No dataset was made of it; whole shards are kept. "
+            f"Mend it (sonograph verify {self.folder} --repair), then repeat the same command."
+        )
+
+
+def _numbers(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, dict[int, int] | None]:
+    return {name: new_numbers(there.get(name), kind) for name, kind in here.items()}
+
+
+def _new(value: Any, numbers: Mapping[int, int] | None) -> Any:
+    return value if numbers is None or value is None else numbers.get(value, value)
