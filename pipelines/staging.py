@@ -57,7 +57,7 @@ class Staging:
         self._fetch_all(small)
 
     def push(self) -> None:
-        """Store what is new of the files that the driver writes: plans first, by which a folder is ours; manifests last."""
+        """Store what is new of the files that the driver writes: plans first, which claim a folder; manifests last."""
         if self.store is None:
             return
         names = [path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file()]

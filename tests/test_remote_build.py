@@ -81,7 +81,7 @@ def test_a_build_to_a_store_has_the_bytes_of_a_local_one_manifest_last_and_repea
     sent = uploads(s3)
     assert result["output"] == f"s3://music/{name}"
     assert stored(s3, name) == bytes_of(local)
-    assert sent[0] == "mel/column.json"
+    assert sent[:2] == ["plan.json", "mel/column.json"]
     assert sent[-2:] == ["rejected.parquet", "manifest.json"]
     assert all(sent.index(f"mel/00000{n}.tar") < sent.index(f"index/00000{n}.parquet") for n in range(4))
     assert f"s3://music/{name}/test  16 recordings" in caplog.text
