@@ -60,6 +60,7 @@ class FolderFiles:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.manifest = folder, Manifest.read(folder)
+        self._root = f"{folder}/"
 
     def tables(self, names: Sequence[str], columns: Sequence[str] | None = None) -> list:
         return [read_table(self.folder / name, columns) for name in names]
@@ -67,7 +68,7 @@ class FolderFiles:
     def opened(self, tars: Sequence[str], spans: Spans) -> Iterator[tuple[int, bool]]:
         for name in tars:
             try:
-                file = os.open(path := self.folder / name, os.O_RDONLY)
+                file = os.open(path := self._root + name, os.O_RDONLY)  # by text: joining paths takes longer
             except OSError as error:
                 raise DataProblem(
                     f"{path} cannot be opened ({error.strerror}), so its examples are missing. Restore it, or repeat "
@@ -80,8 +81,8 @@ class FolderFiles:
 
     def remedy(self, tar: str) -> str:
         return (
-            f"Find all damage (sonograph verify {self.folder}), delete the shard's files and repeat the build: "
-            f"{rebuild_command(self.manifest)}"
+            f"Find all damage and mend it: sonograph verify {self.folder} --repair, which repeats the build of what is "
+            f"broken: {rebuild_command(self.manifest)}"
         )
 
 
