@@ -2,20 +2,20 @@
 
     python -m tests.benchmarks.load             python -m tests.benchmarks.load 500 1 2    examples, rounds, epochs
 
-Eight epochs of 5,000 mels of ten seconds (80 kB each, 400 MB, page cache). Both give batches of 256 with two random
-crops of 96 frames in the stored float16, as they go to a GPU. The peer shuffles whole shards and then a buffer of 1,000
-examples, with 0, 1 and 2 worker processes, of which the fastest counts; ours is a global shuffle in one process, with
-every payload's digest checked in the first epoch. lhotse reads the same arrays from its own tars, shuffled by a buffer
-of 1,000, in the main process. The cold figures are of one epoch each, after the kernel was asked to forget the files
-and mincore says that it did.
+Eight epochs of 5,000 mels of ten seconds (80 kB each, 400 MB, page cache), each variant in a process of its own. All
+give batches of 256 with two random crops of 96 frames in the stored float16, as they go to a GPU. The peer shuffles
+whole shards and then a buffer of 1,000 examples, with 0, 1 and 2 worker processes, of which the fastest counts; ours is
+a global shuffle in one process, with every payload's digest checked in the first epoch. lhotse reads the same arrays
+from its own tars, shuffled by a buffer of 1,000, in the main process. The cold figures are of one epoch each, after the
+kernel was asked to forget the files and mincore says that it did.
 """
 
 import ctypes
-import gc
 import mmap
 import os
 import random
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -35,17 +35,16 @@ from tests.corpus import write_noise_dataset
 
 EXAMPLES, EPOCHS, BATCH, FRAMES, ROUNDS = 5_000, 8, 256, 96, 5
 _OURS, _LHOTSE = "ours", "lhotse"
-_WORKERS = (0, 1, 2)
+_WORKERS, _WEBDATASET = (0, 1, 2), "webdataset "
+_VARIANTS = (*(f"{_WEBDATASET}{workers}" for workers in _WORKERS), _LHOTSE, _OURS)
 _STILL_THERE = 0.02  # share of the pages that may remain in the cache for a read to count as cold
 
 
 def measure(examples: int = EXAMPLES, rounds: int = ROUNDS, epochs: int = EPOCHS) -> dict[str, object]:
     """Examples a second of all, and the ratio of ours to each peer in each of the alternating rounds."""
-    torch.set_num_threads(1)  # all use threads or processes of their own
     with tempfile.TemporaryDirectory() as folder:
         dataset = write_noise_dataset(Path(folder) / "train", examples, shard_examples=256, samples=160_000)
         shar = _write_shar(dataset, Path(folder) / "shar")
-        next(_our_batches(dataset, 1))  # compiles the reading loop, once a process
         warm = [_round(dataset, shar, epochs, first=number) for number in range(rounds)]
         is_cold = _forget(folder)
         cold = [_round(dataset, shar, 1, first=number, is_cold=True) for number in range(rounds)] if is_cold else []
@@ -68,21 +67,27 @@ def measure(examples: int = EXAMPLES, rounds: int = ROUNDS, epochs: int = EPOCHS
 
 
 def _round(dataset: Path, shar: Path, epochs: int, *, first: int, is_cold: bool = False) -> dict[str, float]:
-    """Examples a second of every variant, one after the other; each comes first, and after each other one, in turn."""
-    variants = {
-        **{f"webdataset {workers}": _webdataset_batches(dataset, workers, epochs) for workers in _WORKERS},
-        _LHOTSE: _lhotse_batches(shar, epochs),
-        _OURS: _our_batches(dataset, epochs),
-    }
-    rates = {}
-    order = deque(variants)
+    """Examples a second of every variant, each in a process of its own, as nobody trains with two of them."""
+    order = deque(_VARIANTS)
     order.rotate(-first)
+    rates = {}
     for variant in order:
-        gc.collect()  # nobody pays for what another left
-        if is_cold:
-            _forget(dataset.parent)
-        rates[variant] = _rate(variants[variant])
-    return {variant: rates[variant] for variant in variants}
+        words = [variant, str(dataset), str(shar), str(epochs), *["cold"] * is_cold]
+        child = subprocess.run([sys.executable, "-m", __spec__.name, *words], stdout=subprocess.PIPE, check=True)
+        rates[variant] = float(child.stdout)
+    return {variant: rates[variant] for variant in _VARIANTS}
+
+
+def _rate_of(variant: str, dataset: Path, shar: Path, epochs: int, *, is_cold: bool) -> float:
+    """Examples a second of one variant, in this process."""
+    torch.set_num_threads(1)  # all use threads or processes of their own
+    if variant == _OURS:
+        next(_our_batches(dataset, 1))  # compiles the reading loop, once a process
+    if is_cold:
+        _forget(dataset.parent)
+    if variant.startswith(_WEBDATASET):
+        return _rate(_webdataset_batches(dataset, int(variant.removeprefix(_WEBDATASET)), epochs))
+    return _rate(_our_batches(dataset, epochs) if variant == _OURS else _lhotse_batches(shar, epochs))
 
 
 def _median(rounds: list[dict[str, float]], variant: str) -> float:
@@ -184,5 +189,9 @@ def _stack(crops: list[np.ndarray]) -> torch.Tensor:
 
 
 if __name__ == "__main__":
-    for name, value in measure(*map(int, sys.argv[1:])).items():
-        print(f"{name:16}{value}")
+    if sys.argv[1:2] and sys.argv[1] in _VARIANTS:
+        name, dataset, shar, epochs, *cold = sys.argv[1:]
+        print(_rate_of(name, Path(dataset), Path(shar), int(epochs), is_cold=bool(cold)))
+    else:
+        for name, value in measure(*map(int, sys.argv[1:])).items():
+            print(f"{name:16}{value}")
