@@ -17,6 +17,7 @@ import tyro
 
 from shards.manifest import MANIFEST, Manifest, with_features
 from shards.problem import UsageProblem
+from shards.repair import may_run
 from shards.verify import datasets_in
 
 
@@ -53,10 +54,10 @@ def build_words(command: AddFeature) -> list[str]:
     """The build that made the dataset, for the new column alone. Raises UsageProblem when no build made it."""
     is_split = (command.dataset / MANIFEST).is_file()
     manifest = Manifest.read(datasets_in(command.dataset)[0])
-    if manifest.build[0] != "build":
+    if not may_run(manifest.build):
         raise UsageProblem(
-            f"{command.dataset} was made by `sonograph {' '.join(manifest.build)}` from other datasets, so there is no "
-            "corpus to compute a column from. Add it to those, and make this one of them again."
+            f"{command.dataset} says that `sonograph {' '.join(manifest.build)}` made it, which is no build: there is "
+            "no corpus to compute a column from. Add it to the datasets that went into this one, and make it again."
         )
     out = command.dataset.resolve().parent if is_split else command.dataset
     counts = ["--workers", str(command.workers), "--actors", str(command.actors)]

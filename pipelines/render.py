@@ -67,7 +67,8 @@ class Render:
     """print the plan and write nothing"""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "out", Path(str(self.out).replace("{corpus}", self.corpus)))
+        if "{corpus}" in str(self.out):
+            object.__setattr__(self, "out", Path(str(self.out).replace("{corpus}", self.corpus)))
 
 
 COMMAND = Render

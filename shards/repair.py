@@ -103,15 +103,20 @@ def build_words(folders: Sequence[Path], root: Path | None) -> list[str]:
     return [*words, "--out", str(out)]
 
 
+def may_run(words: Any) -> bool:
+    """Whether the words that a manifest gives do no more than build, to a place that is not theirs to choose."""
+    is_plain = isinstance(words, list | tuple) and all(isinstance(word, str) and "\0" not in word for word in words)
+    is_build = is_plain and list(words[:1]) == ["build"] and "--root" in words[:-1]
+    return is_build and not any(word.startswith("--out") for word in words)
+
+
 def _words_of(folder: Path) -> list[str] | None:
     """The manifest's `build`, also of a damaged one: a wrong word makes a build that refuses this folder's plan."""
     try:
         words = _build_in((folder / MANIFEST).read_text(errors="replace"))
-        is_build = words[0] == "build" and words.index("--root") + 1 < len(words)
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    is_plain = all(isinstance(word, str) and "\0" not in word for word in words)
-    return list(words) if is_build and is_plain and not any(word.startswith("--out") for word in words) else None
+    return list(words) if may_run(words) else None
 
 
 def _build_in(manifest: str) -> Any:

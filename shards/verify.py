@@ -123,8 +123,13 @@ def datasets_in(folder: Path) -> list[Path]:
 
 
 def _claimed_in(folder: Path) -> list[Path]:
-    """Those, and each that has but a plan: its build was not finished, or its manifest is lost."""
+    """Those, and each that has but a plan: its build was not finished, or its manifest is lost.
+
+    Raises what reading a missing manifest raises when there is neither.
+    """
     below = {path.parent for name in (PLAN, MANIFEST) for path in folder.glob(f"*/{name}")}
+    if not below and not (folder / PLAN).is_file():
+        Manifest.read(folder)
     splits = sorted(split for split in below if not _is_empty(split))
     return [folder] if (folder / PLAN).is_file() or not splits else splits
 

@@ -6,15 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.corpora.emomusic import Corpus, finish, is_rendered, min_sec, planned, render_piece
+from pipelines.corpora import emomusic
+from pipelines.corpora.emomusic import Corpus, is_rendered, min_sec, planned
 from pipelines.music.compose import STYLES
 from pipelines.music.layouts.emomusic import CLIPS, RATINGS, SONGS, ratings, song_id
 from pipelines.music.layouts.tracks import split_of
-from pipelines.music.synthesis import SOUNDFONT
 from pipelines.published.tables import SHIPPED, read_rows
 from pipelines.recording import Recording
 from shards.decode import decode
 from shards.problem import DataProblem
+from tests.rendering import render_short, short_pieces
 
 SAMPLES = Path(__file__).parents[2] / "shared" / "data" / "annotations" / "emomusic"
 SONG_HEADER = (
@@ -157,21 +158,13 @@ def test_the_samples_of_the_published_form_are_read(tmp_path: Path):
 
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data") / "emomusic"
-    for piece in short_pieces():
-        render_piece(root, piece, SOUNDFONT)
-    finish(root, short_pieces())
-    return root
-
-
-def short_pieces() -> list:
-    return [replace(piece, seconds=4.0) for piece in planned(size={"tracks": 3}, seed=3)]
+    return render_short(emomusic, tmp_path_factory.mktemp("data") / "emomusic")
 
 
 def test_rendered_songs_are_read_back_with_the_ratings_of_their_scores(rendered: Path):
     found = listed(rendered)
     assert {r.split for r in found.values()} == {"train", "valid", "test"}
-    for piece in short_pieces():
+    for piece in short_pieces(planned):
         recording = found[f"{song_id(piece):04}"]
         arousal, valence = ratings(piece.score())
         assert (recording.problem, recording.split) == ("", split_of(piece.number, len(STYLES)))

@@ -1,12 +1,12 @@
 """GiantSteps keys: both datasets as they are cloned, which keys count, both splits, and rendered tracks read back."""
 
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pipelines.corpora.giantsteps import Corpus, finish, is_rendered, planned, render_piece
+from pipelines.corpora import giantsteps
+from pipelines.corpora.giantsteps import Corpus, is_rendered, planned, render_piece
 from pipelines.music.layouts.giantsteps import RENDERED_SIZES, TEST_SET, TRAIN_SET, track_id
 from pipelines.music.layouts.tracks import split_of
 from pipelines.music.synthesis import SOUNDFONT
@@ -15,6 +15,7 @@ from pipelines.published.tables import SHIPPED, read_rows
 from pipelines.recording import Recording
 from shards.decode import decode
 from shards.problem import DataProblem
+from tests.rendering import render_short, short_pieces
 
 HEADER = "ID\tMANUAL KEY\tC\n"
 
@@ -145,21 +146,13 @@ def test_a_corpus_of_doubtful_keys_alone_is_an_error_with_the_counts(tmp_path: P
 
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data") / "giantsteps"
-    for piece in short_pieces():
-        render_piece(root, piece, SOUNDFONT)
-    finish(root, short_pieces())
-    return root
-
-
-def short_pieces() -> list:
-    return [replace(piece, seconds=4.0) for piece in planned(size={"tracks": 3}, seed=3)]
+    return render_short(giantsteps, tmp_path_factory.mktemp("data") / "giantsteps")
 
 
 def test_rendered_tracks_are_read_back_with_the_key_they_were_composed_in(rendered: Path):
     found = listed(rendered)
     assert {r.split for r in found.values()} == {"train", "valid", "test"}
-    for piece in short_pieces():
+    for piece in short_pieces(planned):
         recording = found[f"{track_id(piece):07}"]
         assert (recording.problem, recording.split) == ("", split_of(piece.number, 24))
         assert KEYS[recording.labels["key"]] == piece.key == piece.score().key
@@ -169,7 +162,7 @@ def test_rendered_tracks_are_read_back_with_the_key_they_were_composed_in(render
 
 
 def test_key_files_of_both_sets_say_the_composed_key_and_ids_are_above_the_published(rendered: Path):
-    for piece in short_pieces():
+    for piece in short_pieces(planned):
         (path,) = rendered.glob(f"*/annotations/key/{track_id(piece)}.LOFI.key")
         assert key_name(path.read_text().split("\t")[0]) == piece.key
         assert len(list(rendered.glob(f"*/md5/{track_id(piece)}.LOFI.md5"))) == 1
@@ -177,7 +170,7 @@ def test_key_files_of_both_sets_say_the_composed_key_and_ids_are_above_the_publi
 
 
 def test_a_track_is_rendered_again_to_the_same_bytes(rendered: Path, tmp_path: Path):
-    piece = short_pieces()[0]
+    piece = short_pieces(planned)[0]
     render_piece(tmp_path, piece, SOUNDFONT)
     (written,) = tmp_path.glob("*/audio/*.mp3")
     assert written.read_bytes() == (rendered / written.relative_to(tmp_path)).read_bytes()

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.corpora.magnatagatune import CORRUPT, SPLIT_LIST, Corpus, finish, is_rendered, planned, render_piece
+from pipelines.corpora import magnatagatune
+from pipelines.corpora.magnatagatune import CORRUPT, SPLIT_LIST, Corpus, is_rendered, planned
 from pipelines.music.compose import STYLES
 from pipelines.music.layouts.magnatagatune import (
     ALL_TAGS,
@@ -22,10 +23,10 @@ from pipelines.music.layouts.magnatagatune import (
 )
 from pipelines.music.layouts.tracks import write_table
 from pipelines.music.score import Note, Part
-from pipelines.music.synthesis import SOUNDFONT
 from pipelines.recording import Recording
 from shards.decode import decode
 from shards.problem import DataProblem
+from tests.rendering import render_short, short_pieces
 
 SAMPLES = Path(__file__).parents[2] / "shared" / "data" / "annotations"
 CLIP_COLUMNS = ("clip_id", "title", "segmentStart", "segmentEnd", "mp3_path")
@@ -214,21 +215,13 @@ def test_the_samples_of_the_published_form_are_read(tmp_path: Path):
 
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data") / "magnatagatune"
-    for piece in short_pieces():
-        render_piece(root, piece, SOUNDFONT)
-    finish(root, short_pieces())
-    return root
-
-
-def short_pieces() -> list:
-    return [replace(piece, seconds=4.0) for piece in planned(size={"tracks": 3}, seed=3)]
+    return render_short(magnatagatune, tmp_path_factory.mktemp("data") / "magnatagatune")
 
 
 def test_rendered_clips_are_read_back_with_the_tags_of_their_scores(rendered: Path):
     found = listed(rendered)
     assert {r.split for r in found.values()} == {"train", "valid", "test"}
-    for piece in short_pieces():
+    for piece in short_pieces(planned):
         recording = found[f"{clip_id(piece):05}"]
         assert (recording.problem, recording.split, recording.path) == ("", split_of(mp3_path(piece)), mp3_path(piece))
         tags = tags_of(piece.score())

@@ -328,3 +328,9 @@ def test_a_file_that_the_disk_refuses_is_damage_and_not_the_end(
     monkeypatch.setattr(Path, "open", refuse)
     problems = list(verify(whole))
     assert problems and all(f"{name}: cannot be read (Input/output error)" in line for line in problems)
+
+
+def test_a_folder_that_is_no_dataset_is_named_and_no_repair_is_offered(tmp_path: Path):
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(DataProblem, match="is no dataset: it has no manifest.json. Build one"):
+            main(Verify(folder))

@@ -107,7 +107,7 @@ def prepare(command: Command) -> Task:
     """Check that the data fits the config, before anything is written. Raises DataProblem or UsageProblem."""
     config = command.config
     assert command.out is not None
-    dataset, run = place_of(config.data.dataset).absolute(), command.out.absolute()
+    dataset, run = place_of(config.data.dataset).absolute(), place_of(command.out).absolute()
     task = Task(config, dataset, run, command.workers, _manifest(config))
     contract = _contract(dataset / TRAIN, config.data.column)
     if _contract(dataset / VALID, config.data.column)["fingerprint"] != contract["fingerprint"]:
