@@ -126,7 +126,7 @@ def _with_urls(command: Any) -> Any:
     named = {name: path for name, path in paths.items() if isinstance(path, Path) and ":" in str(path)}
     if not named:
         return command
-    from shards.remote import place_of
+    from shards.stores.remote import place_of
 
     return replace(command, **{name: place_of(path) for name, path in named.items()})
 

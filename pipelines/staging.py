@@ -20,11 +20,11 @@ from typing import Any
 from pipelines.listing import LISTING
 from pipelines.plan import Work
 from pipelines.recording import SPLITS
-from shards.cache import cache_folder
 from shards.manifest import MANIFEST, PLAN, REJECTED, ShardRecord, column_path, index_path
 from shards.problem import DataProblem, EnvironmentProblem, RunFailed, UsageProblem
-from shards.remote import Store, url_of
 from shards.store import sha256_of, whole_file
+from shards.stores.cache import cache_folder
+from shards.stores.remote import Store, url_of
 
 _TABLE = r"[^/]+/[^/]+/\d{6}\.parquet"
 _LOOSE = r"[^/]+\.parquet|archives/.+|[^/]+/[^/]+\.(json|parquet)|[^/]+/[^/]+/(column\.json|weights\.npz)"

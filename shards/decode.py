@@ -18,9 +18,9 @@ import soundfile
 import soxr
 
 from shards import ffmpeg, libav
-from shards.container import AudioHeader, Block, DecodeError, Unreadable
+from shards.containers.container import AudioHeader, Block, DecodeError, Unreadable
+from shards.containers.header import read_header
 from shards.example import Clip
-from shards.header import read_header
 
 SILENT_PEAK = 1e-4  # below it a clip is one constant to a network (Myna's preprocessing contract)
 FULL_SCALE = 0.9999  # the largest amplitude of 16 bits is 0.99997

@@ -21,7 +21,7 @@ from threading import Timer
 import ffmpeg
 import numpy as np
 
-from shards.container import DEMUXERS, AudioHeader, Block, DecodeError
+from shards.containers.container import DEMUXERS, AudioHeader, Block, DecodeError
 
 _WITHOUT_NETWORK = ("unshare", "--user", "--map-root-user", "--net")
 _READ_BYTES = 1 << 20

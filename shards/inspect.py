@@ -62,7 +62,7 @@ def _write_page(path: Path, folders: Sequence[Path], command: Inspect) -> None:
             f"{path} lies inside a dataset, which would then hold a file that its manifest does not list. Nothing was "
             f"written. Pass a place beside it: --html {command.dataset.name}.html"
         )
-    from shards.page import write_page  # the lines for a terminal need none of it
+    from shards.html.page import write_page  # the lines for a terminal need none of it
 
     opened = [load_feature(word) for word in command.weights]
     write_page(path, folders, examples=command.examples, seed=command.seed, opened=opened)

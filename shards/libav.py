@@ -9,9 +9,9 @@ from itertools import chain, islice
 import av
 import numpy as np
 
-from shards.container import DEMUXERS, AudioHeader, Block, DecodeError, Unreadable
-from shards.ogg import opus_samples
-from shards.packets import PACKETS, first_packet, packet_starts
+from shards.containers.container import DEMUXERS, AudioHeader, Block, DecodeError, Unreadable
+from shards.containers.ogg import opus_samples
+from shards.containers.packets import PACKETS, first_packet, packet_starts
 
 _PREROLL_SECONDS = 0.5  # codecs with memory forget it within this: 80 ms of Opus, one packet of AAC and Vorbis
 _PREROLL_PACKETS = 32  # a packet of MP3 at 8 kbit/s leans on up to 24 before it

@@ -16,10 +16,10 @@ from itertools import accumulate
 import numpy as np
 import torch
 
-from shards.buffers import Buffers
-from shards.dataset import Cut, Dataset, Lineup
 from shards.example import Batch
-from shards.interleave import interleaved, whole_shares
+from shards.loading.buffers import Buffers
+from shards.loading.dataset import Cut, Dataset, Lineup
+from shards.loading.interleave import interleaved, whole_shares
 from shards.problem import DataProblem, UsageProblem
 from shards.reader import Reader
 from shards.views import Viewing, view_seeds

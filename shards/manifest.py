@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 
 from shards.problem import DataProblem
-from shards.remote import Url, place_of
 from shards.store import canonical_json, digest_of, sha256_of, whole_file, write_json
+from shards.stores.remote import Url, place_of
 
 FORMAT = "sonograph-dataset"
 VERSION = 2  # 1 had no columns that prove themselves

@@ -20,11 +20,11 @@ import numpy as np
 import tyro
 import xxhash
 
-from shards.agreement import Schema, agreed, is_plain
-from shards.copying import Copy, Piece, Target, begin, finish, write_copies
 from shards.manifest import Manifest, index_path, read_table
 from shards.problem import UsageProblem
-from shards.source_shards import Source
+from shards.regroup.agreement import Schema, agreed, is_plain
+from shards.regroup.copying import Copy, Piece, Target, begin, finish, write_copies
+from shards.regroup.source_shards import Source
 from shards.verify import datasets_in
 
 log = logging.getLogger(__name__)

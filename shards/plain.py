@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from shards.decode import DecodeError, decode
-from shards.files import manifest_in
 from shards.manifest import Manifest, StoredFile, column_path
 from shards.members import HashedFile, Member, members
 from shards.npy import whole_layout
 from shards.problem import DataProblem, UsageProblem
-from shards.remote import SCHEMES, Store, place_of, url_of
+from shards.stores.files import manifest_in
+from shards.stores.remote import SCHEMES, Store, place_of, url_of
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(//)?")
 
@@ -39,8 +39,8 @@ def pipeline(
     Ranks and loader workers share the shards, which are in the manifest's order, or shuffled anew each epoch.
     The dataset may be a URL; or `urls` say for each column where its tars lie, in the manifest's order.
 
-    Raises UsageProblem for a URL of no store (shards/remote.py), and DataProblem for a dataset without these columns;
-    in iterating, for a tar that is not byte by byte what the manifest lists, at its end at the latest.
+    Raises UsageProblem for a URL of no store (shards/stores/remote.py), and DataProblem for a dataset without these
+    columns; in iterating, for a tar that is not byte by byte what the manifest lists, at its end at the latest.
     """
     import webdataset
 

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 import xxhash
 
-from shards.buffers import Buffers
-from shards.bulk_read import bulk_read
 from shards.feature import Feature, differences, load_feature
-from shards.files import files_of
+from shards.loading.buffers import Buffers
+from shards.loading.bulk_read import bulk_read
 from shards.manifest import column_path, index_path, index_schema, rebuild_command
 from shards.npy import Layout, npy_layout, whole_layout
 from shards.problem import DataProblem
-from shards.remote import place_of
+from shards.stores.files import files_of
+from shards.stores.remote import place_of
 
 _BLOCK_BYTES = 4_000_000  # checked at once: still in the cache when its digest is taken
 
@@ -35,7 +35,7 @@ class Reader:
     """Random access to one column of a built dataset. Rows are the examples that exist, in index order.
 
     Opening reads the manifest and the small offset tables; examples are fetched by positioned reads, from any thread.
-    `folder` may be a URL: then tars come through the cache or by ranges (shards/files.py), with the same checks.
+    `folder` may be a URL: then tars come through the cache or by ranges (shards/stores/files.py), with the same checks.
     Raises DataProblem when the dataset is incomplete, damaged, or lacks the column.
     """
 

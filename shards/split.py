@@ -17,13 +17,13 @@ from pathlib import Path
 
 import tyro
 
-from shards.agreement import agreed
-from shards.copying import Copy, Piece, Target, begin, finish, write_copies
-from shards.division import ByKeys, ByLabel, ByShare, Division
 from shards.manifest import Manifest
 from shards.merge import refuse_inside
 from shards.problem import UsageProblem
-from shards.source_shards import Source
+from shards.regroup.agreement import agreed
+from shards.regroup.copying import Copy, Piece, Target, begin, finish, write_copies
+from shards.regroup.division import ByKeys, ByLabel, ByShare, Division
+from shards.regroup.source_shards import Source
 from shards.verify import datasets_in
 
 log = logging.getLogger(__name__)

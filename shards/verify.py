@@ -26,9 +26,9 @@ from shards.damage import PLAIN_NAME, Damage, damage_of_column, damage_of_file, 
 from shards.feature import differences, load_feature
 from shards.manifest import MANIFEST, PLAN, REJECTED, Manifest, column_path, index_path, read_record, read_table
 from shards.problem import DataProblem, UsageProblem
-from shards.remote import Url
 from shards.repair import foretold, repair, siblings
 from shards.store import canonical_json
+from shards.stores.remote import Url
 
 log = logging.getLogger(__name__)
 _SHOWN = 20

@@ -11,7 +11,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int, UInt64
 
-from shards.classes import NO_CLASS, Labels, classes_of
+from shards.loading.classes import NO_CLASS, Labels, classes_of
 from shards.order import random_bits
 from shards.problem import UsageProblem
 

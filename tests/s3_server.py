@@ -19,7 +19,7 @@ from typing import Any
 import boto3
 import pytest
 
-from shards import remote
+from shards.stores import remote
 
 _CONTROL = "/sonograph-faults"
 _BUSY = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"

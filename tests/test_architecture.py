@@ -27,7 +27,7 @@ OWNERS = {
     "indexed_gzip": {"pipelines/archive.py"},
     "mido": {"pipelines/published/midi.py"},
     "mlflow": {"trainers/mlflow_store.py"},
-    "numba": {"shards/bulk_read.py"},
+    "numba": {"shards/loading/bulk_read.py"},
     "pathspec": {"cluster/upload.py"},
     "pretty_midi": {"pipelines/published/midi.py"},
     "pyarrow": {"shards/manifest.py"},
@@ -40,7 +40,7 @@ OWNERS = {
     "tyro": {"sonograph.py", "trainers/config.py"},
     "yaml": {"pipelines/published/slakh_track.py", "pipelines/music/layouts/slakh.py"},
     "webdataset": {"shards/plain.py"},  # our tars are plain: neither side needs it
-    "fsspec": {"shards/remote.py"},
+    "fsspec": {"shards/stores/remote.py"},
     "huggingface_hub": {"shards/pretrained.py"},
     "transformers": {"shards/codecs/neural.py"},
     "mlcroissant": set(),  # a description is JSON; what reads it needs no part of us

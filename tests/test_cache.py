@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from shards.cache import Cache, Wanted, cache_of
 from shards.problem import DataProblem, EnvironmentProblem, UsageProblem
+from shards.stores.cache import Cache, Wanted, cache_of
 from tests.command import REPOSITORY
 
 

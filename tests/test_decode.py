@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shards import ffmpeg, libav
-from shards.container import DecodeError
+from shards.containers.container import DecodeError
 from shards.decode import BACK_ENDS, clipped_share, decode, decode_by, noticed, probe, resampled, with_libsndfile
 from shards.example import Clip
 from tests.benchmarks.decode import resampler_response

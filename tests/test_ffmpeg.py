@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from shards import ffmpeg, libav
-from shards.container import DEMUXERS, AudioHeader, DecodeError
+from shards.containers.container import DEMUXERS, AudioHeader, DecodeError
+from shards.containers.header import read_header
 from shards.decode import decode
 from shards.ffmpeg import Limits
-from shards.header import read_header
 from tests.media import FORMATS, NEEDS_FFMPEG, decibels, encoded
 
 pytestmark = NEEDS_FFMPEG

@@ -11,7 +11,7 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.container import DecodeError
+from shards.containers.container import DecodeError
 from shards.decode import decode, probe
 from tests.media import FORMATS, LOSSLESS, RATE_HZ, SECONDS, by_ffmpeg, encoded, music
 

@@ -17,7 +17,7 @@ from shards.manifest import COLUMN_SCHEMA, read_table, write_table
 from shards.plain import allowed, pipeline
 from shards.problem import DataProblem, UsageProblem
 from shards.reader import Reader
-from shards.remote import SCHEMES
+from shards.stores.remote import SCHEMES
 from shards.verify import verify
 from tests.forgery import (
     Part,

@@ -30,12 +30,12 @@ def test_the_command_writes_the_page_and_names_it_last(dataset: Path, tmp_path: 
 
 
 def test_the_terminal_alone_writes_nothing_and_loads_no_page(dataset: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.delitem(sys.modules, "shards.page", raising=False)
+    monkeypatch.delitem(sys.modules, "shards.html.page", raising=False)
     before = {path: path.stat().st_mtime_ns for path in dataset.rglob("*")}
     lines = str(main(Inspect(dataset))["output"]).splitlines()
     assert lines[-1] == str(dataset) and any("examples     6 of 7 planned" in line for line in lines)
     assert before == {path: path.stat().st_mtime_ns for path in dataset.rglob("*")}
-    assert "shards.page" not in sys.modules
+    assert "shards.html.page" not in sys.modules
 
 
 def test_one_split_has_a_page_of_its_own(dataset: Path, tmp_path: Path):

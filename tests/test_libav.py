@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shards.container import DecodeError
+from shards.containers.container import DecodeError
 from shards.decode import decode
 from tests.media import FORMATS, RATE_HZ, by_ffmpeg, decibels, encoded, music
 

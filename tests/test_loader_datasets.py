@@ -11,10 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shards.dataset import Column, Dataset, frame_rate_hz
 from shards.example import Batch
 from shards.feature import load_feature
 from shards.loader import Loader
+from shards.loading.dataset import Column, Dataset, frame_rate_hz
 from shards.order import Weighted
 from shards.problem import DataProblem, UsageProblem
 from shards.reader import Reader

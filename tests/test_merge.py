@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shards import copying, merge
+from shards import merge
 from shards.manifest import MANIFEST, Manifest
 from shards.problem import DataProblem, UsageProblem
 from shards.reader import Reader
+from shards.regroup import copying
 from shards.statistics import statistics_of
 from tests.building import build_here, everything_below
 from tests.copies import contents, damage, rejected, run, write_labelled

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.interleave import interleaved, whole_shares
+from shards.loading.interleave import interleaved, whole_shares
 from shards.order import Balanced, Order, Sequential, Shuffled, Weighted, Windowed, permuted
 
 _SEEDS = st.integers(0, 2**63 - 1)

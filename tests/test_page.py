@@ -18,11 +18,11 @@ from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.by import By
 
 from shards.decode import decode
+from shards.html.examples import rows_shown, spelled
+from shards.html.figures import curves, histogram, is_sparse, power_picture, value_picture
+from shards.html.markup import element, joined
+from shards.html.page import PAGE_BYTES, write_page
 from shards.manifest import Manifest
-from shards.markup import element, joined
-from shards.page import PAGE_BYTES, write_page
-from shards.page_examples import rows_shown, spelled
-from shards.page_figures import curves, histogram, is_sparse, power_picture, value_picture
 from tests import browse
 from tests.building import build_here
 from tests.labelled import IMAGE, MOODS, SCRIPT, SPLITS, changed, labelled_dataset

@@ -159,7 +159,7 @@ def test_a_dataset_in_a_store_is_read_where_it_lies_or_where_its_urls_say(
 def test_a_remote_tar_of_several_pieces_is_read_in_order(
     whole: Path, store: fsspec.AbstractFileSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("shards.remote._STREAM_BYTES", 1000)
+    monkeypatch.setattr("shards.stores.remote._STREAM_BYTES", 1000)
     samples = list(pipeline(f"memory://{tmp_path.name}"))
     require_equal(whole, [(sample["__key__"], sample["mel.npy"], sample["json"]) for sample in samples])
 

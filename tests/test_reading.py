@@ -10,9 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.buffers import Buffers
-from shards.bulk_read import bulk_read
 from shards.loader import Loader
+from shards.loading.buffers import Buffers
+from shards.loading.bulk_read import bulk_read
 from shards.problem import DataProblem
 from shards.reader import Reader
 from shards.views import Views

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shards.problem import EnvironmentProblem, UsageProblem
-from shards.remote import Patience, Piece, Store, place_of, url_of
 from shards.store import write_json
+from shards.stores.remote import Patience, Piece, Store, place_of, url_of
 from tests.s3_server import S3, Fault, s3_in_environment
 
 HURRIED = Patience(attempts=5, first_seconds=0.01, most_seconds=0.02)

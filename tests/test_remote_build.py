@@ -16,7 +16,7 @@ from pipelines.staging import Carrier
 from shards import inspect, verify
 from shards.manifest import ShardRecord
 from shards.problem import DataProblem, EnvironmentProblem, UsageProblem
-from shards.remote import Store
+from shards.stores.remote import Store
 from tests.building import build_here, parsed
 from tests.command import REPOSITORY
 from tests.s3_server import S3, Fault, s3_in_environment

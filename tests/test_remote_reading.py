@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from shards.dataset import Dataset
 from shards.loader import Loader
+from shards.loading.dataset import Dataset
 from shards.problem import DataProblem
 from shards.reader import Reader
-from shards.remote import Store
+from shards.stores.remote import Store
 from shards.views import Views
 from tests.corpus import write_noise_dataset
 from tests.s3_server import S3, s3_in_environment
@@ -95,7 +95,7 @@ def test_global_order_of_a_column_too_large_for_the_cache_reads_ranges_and_says_
     s3: S3, stored: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     give_room(monkeypatch, FEW_BYTES)
-    caplog.set_level("INFO", "shards.files")
+    caplog.set_level("INFO", "shards.stores.files")
     reader = Reader(stored)
     s3.log()
     batches(reader, 5)

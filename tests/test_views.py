@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shards.dataset import Dataset
 from shards.example import Batch
 from shards.loader import Loader
+from shards.loading.dataset import Dataset
 from shards.problem import DataProblem, UsageProblem
 from shards.reader import Reader
 from shards.views import Pairs, Stems, Viewing, Views

@@ -6,13 +6,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from shards.dataset import Dataset
 from shards.loader import Loader
+from shards.loading.dataset import Dataset
 from shards.manifest import Manifest
 from shards.problem import DataProblem, UsageProblem
 from shards.reader import Reader
-from shards.remote import place_of
 from shards.store import digest_of
+from shards.stores.remote import place_of
 from shards.views import Views
 from trainers.config import Command, TrainConfig, config_to_dict, identity
 

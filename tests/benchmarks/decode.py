@@ -22,7 +22,7 @@ import soxr
 import torch
 
 from shards import ffmpeg, libav
-from shards.container import AudioHeader, Block, DecodeError, Unreadable
+from shards.containers.container import AudioHeader, Block, DecodeError, Unreadable
 from shards.decode import BACK_ENDS, BackEnd, decode_by, probe, resampled, with_libsndfile
 from shards.example import Clip
 from tests.media import FORMATS as ALL_FORMATS

@@ -6,7 +6,15 @@ from dataclasses import replace
 from io import BufferedIOBase
 from typing import NamedTuple
 
-from shards.container import AudioHeader, DecodeError, bytes_at, counted, flac_stream_info, refuse_missing, size_of
+from shards.containers.container import (
+    AudioHeader,
+    DecodeError,
+    bytes_at,
+    counted,
+    flac_stream_info,
+    refuse_missing,
+    size_of,
+)
 
 _TAIL_BYTES = 1 << 17  # holds at least one whole page (65,307 bytes at most)
 _MOST_HEADER_PAGES = 10_000  # a picture in the comments takes a few hundred

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from io import BufferedIOBase
 from typing import NamedTuple
 
-from shards.container import AudioHeader, DecodeError, bytes_at, refuse_missing, size_of
+from shards.containers.container import AudioHeader, DecodeError, bytes_at, refuse_missing, size_of
 
 _MOST_BOXES = 100_000
 _MOST_HEADER_BYTES = 1 << 26

@@ -9,8 +9,8 @@ from functools import cached_property, partial
 
 import numpy as np
 
-from shards.classes import NO_CLASS, Labels, classes_of
 from shards.feature import Feature
+from shards.loading.classes import NO_CLASS, Labels, classes_of
 from shards.order import Arrange, Balanced, Order, Sequential, Shuffled, Weighted, Windowed
 from shards.problem import DataProblem, UsageProblem
 from shards.reader import Reader

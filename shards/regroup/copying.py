@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import xxhash
 
-from shards.agreement import Schema
 from shards.claim import claim
 from shards.damage import damage_of_file
 from shards.manifest import (
@@ -45,7 +44,8 @@ from shards.manifest import (
     write_table,
 )
 from shards.problem import DataProblem, RunFailed, UsageProblem
-from shards.source_shards import Source
+from shards.regroup.agreement import Schema
+from shards.regroup.source_shards import Source
 from shards.statistics import STATISTICS, shard_statistics, statistics_of
 from shards.store import canonical_json, digest_of, whole_file
 from shards.tar import Tar

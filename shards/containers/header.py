@@ -3,10 +3,18 @@
 from collections.abc import Callable
 from io import BufferedIOBase
 
-from shards.boxes import matroska_header, mov_header
-from shards.container import AudioHeader, DecodeError, aiff_header, au_header, flac_header, tags_end, wav_header
-from shards.ogg import ogg_header
-from shards.packets import first_packet, mp3_header, stream_header
+from shards.containers.boxes import matroska_header, mov_header
+from shards.containers.container import (
+    AudioHeader,
+    DecodeError,
+    aiff_header,
+    au_header,
+    flac_header,
+    tags_end,
+    wav_header,
+)
+from shards.containers.ogg import ogg_header
+from shards.containers.packets import first_packet, mp3_header, stream_header
 
 _MOV_BOXES = {b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"}
 

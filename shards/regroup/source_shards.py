@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from shards.agreement import Schema, new_numbers
 from shards.damage import damage_of_file
 from shards.manifest import Manifest, Rejected, Shard, column_path, index_path, read_record, read_said, read_table
 from shards.npy import whole_layout
 from shards.problem import DataProblem
+from shards.regroup.agreement import Schema, new_numbers
 from shards.statistics import STATISTICS
 from shards.store import digest_of
 from shards.tar import BLOCK_BYTES, END_BYTES

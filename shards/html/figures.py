@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
-from shards.markup import Markup, element
+from shards.html.markup import Markup, element
 
 _MAGMA = (  # every 32nd colour of matplotlib's `magma` (CC0): even steps of lightness, also without colour vision
     *((0, 0, 4), (28, 16, 68), (79, 18, 123), (129, 37, 129), (181, 54, 122)),

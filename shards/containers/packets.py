@@ -7,7 +7,7 @@ from functools import lru_cache
 from io import BufferedIOBase
 from typing import NamedTuple
 
-from shards.container import AudioHeader, DecodeError, bytes_at, refuse_missing, size_of, tags_end
+from shards.containers.container import AudioHeader, DecodeError, bytes_at, refuse_missing, size_of, tags_end
 
 _SEARCHED_BYTES = 1 << 16  # some writers leave zeros or a tag that nobody knows before the first packet
 _CONSECUTIVE = 3  # as many headers must follow each other to believe that a file is a stream of packets

@@ -2,8 +2,8 @@
 
 from collections.abc import Collection, Mapping, Sequence
 
-from shards.markup import Markup, element, joined
-from shards.page_figures import bar, histogram
+from shards.html.figures import bar, histogram
+from shards.html.markup import Markup, element, joined
 from shards.survey import Part, Tally, event_counts, flags, numbers, tally
 
 _SHOWN_VALUES = 24

@@ -10,9 +10,9 @@ import torch
 from shards.decode import DecodeError, decode, flac_bytes
 from shards.example import Clip
 from shards.feature import Feature, differences, load_feature
+from shards.html.figures import data_uri, is_sparse, power_picture, value_picture
+from shards.html.markup import Markup, element
 from shards.manifest import WEIGHTS
-from shards.markup import Markup, element
-from shards.page_figures import data_uri, is_sparse, power_picture, value_picture
 from shards.problem import DataProblem, UsageProblem
 from shards.reader import Reader
 from shards.survey import Part, index_row, shown_labels

@@ -12,14 +12,22 @@ from pathlib import Path
 
 import numpy as np
 
-from shards import page_examples
 from shards.decode import CLIPPED_SHARE
 from shards.feature import Feature
+from shards.html.examples import (
+    Column,
+    columns_of,
+    example_card,
+    levels_db,
+    loudness_column,
+    rows_shown,
+    sound_bytes,
+    sounds_of,
+)
+from shards.html.figures import curves, histogram
+from shards.html.markup import Markup, element, joined
+from shards.html.tables import events_table, label_section, legend, table
 from shards.manifest import rebuild_command
-from shards.markup import Markup, element, joined
-from shards.page_examples import Column, columns_of, example_card, rows_shown
-from shards.page_figures import curves, histogram
-from shards.page_tables import events_table, label_section, legend, table
 from shards.store import whole_file
 from shards.survey import Part, numbers, parts_of, rejections, shown_labels
 
@@ -132,8 +140,8 @@ def _bytes(part: Part) -> int:
 
 def _examples(parts: Sequence[Part], columns: Sequence[list[Column]], *, count: int, seed: int) -> Markup:
     rows = rows_shown([part.manifest.examples for part in parts], count, seed)
-    players = sum(len(chosen) * page_examples.sounds_of(own) for chosen, own in zip(rows, columns, strict=True))
-    most_bytes = page_examples.sound_bytes(players)
+    players = sum(len(chosen) * sounds_of(own) for chosen, own in zip(rows, columns, strict=True))
+    most_bytes = sound_bytes(players)
     cards = [
         example_card(part, own, row, most_bytes=most_bytes)
         for part, own, chosen in zip(parts, columns, rows, strict=True)
@@ -164,11 +172,11 @@ def _lengths(parts: Sequence[Part], columns: Sequence[list[Column]], *, seed: in
 
 
 def _loudness(parts: Sequence[Part], columns: Sequence[list[Column]], *, seed: int) -> Markup:
-    column = page_examples.loudness_column(columns[0])
+    column = loudness_column(columns[0])
     if column is None:
         return element("div", element("h3", "Loudness"), element("p", "No column tells how loud its examples are."))
     rows = rows_shown([part.manifest.examples for part in parts], _HEARD_ROWS, seed)
-    levels = [page_examples.levels_db(own, chosen) for own, chosen in zip(columns, rows, strict=True)]
+    levels = [levels_db(own, chosen) for own, chosen in zip(columns, rows, strict=True)]
     drawn = {part.name: values[np.isfinite(values)] for part, values in zip(parts, levels, strict=True)}
     what = "RMS level of the stored audio" if column.is_sound else f"mean power of {column.name}"
     unit = "dB of full scale" if column.is_sound else "dB"

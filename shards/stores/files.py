@@ -13,10 +13,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from shards.cache import Cache, Wanted, cache_of
 from shards.manifest import MANIFEST, Manifest, read_table, rebuild_command
 from shards.problem import DataProblem
-from shards.remote import Piece, Store, url_of
+from shards.stores.cache import Cache, Wanted, cache_of
+from shards.stores.remote import Piece, Store, url_of
 
 log = logging.getLogger(__name__)
 Spans = Callable[[int], np.ndarray]  # number in a list of tars -> wanted bytes, (pieces, begin and end), ascending

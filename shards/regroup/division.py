@@ -14,10 +14,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import xxhash
 
-from shards.agreement import is_plain
 from shards.manifest import Shard
 from shards.problem import DataProblem, UsageProblem
-from shards.source_shards import Source
+from shards.regroup.agreement import is_plain
+from shards.regroup.source_shards import Source
 from shards.store import canonical_json, digest_of
 from shards.words import nearest
 

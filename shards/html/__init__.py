@@ -1,0 +1,1 @@
+"""The page of a dataset, and what it is made of."""
