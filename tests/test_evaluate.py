@@ -14,7 +14,7 @@ from tests.command import sonograph
 from tests.tiny_run import write_run
 from trainers.checkpoint import checkpoint_folder
 from trainers.encoder import ContractMismatch, open_encoder
-from trainers.evaluate import RESULTS, TABLE, Evaluate, main
+from trainers.evaluate import RESULTS, SCORES, TABLE, Evaluate, main
 from trainers.tracking import Run, Signature, events
 
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
@@ -70,8 +70,13 @@ def test_the_answer_lies_whole_beside_its_checkpoint_and_is_printed_last(answere
     folder = here / str(outcome["output"]).splitlines()[-1]
     assert folder.parent == here / "runs" / "tiny" / "evaluations"
     names = {path.name for path in folder.iterdir()}
-    assert names == {RESULTS, TABLE, "pitch_confusion.png", "family_confusion.png"}
+    assert names == {RESULTS, TABLE, SCORES, "pitch_confusion.png", "family_confusion.png"}
     assert (folder / TABLE).read_text() in str(outcome["output"])
+    with np.load(folder / SCORES, allow_pickle=False) as scores:
+        assert scores["score.pitch_accuracy"].mean() == pytest.approx(
+            results_in(folder)["metrics"]["pitch_accuracy"]["value"]
+        )
+        assert len(scores["unit.instrument"]) == len(np.unique(scores["unit.example"])) == 40
     results = results_in(folder)
     assert (results["checkpoint"], results["corpus"], results["examples"]) == (
         "runs/tiny step 1",

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from pipelines.corpora.folder import Corpus, finish, is_rendered, planned, render_piece
 from pipelines.music.compose import STYLES, compose
+from pipelines.music.score import KEYS
 from pipelines.music.synthesis import SOUNDFONT
 from pipelines.published.audio_files import EXTENSIONS
 from pipelines.recording import SPLITS, Recording
@@ -206,17 +207,19 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_rendered_folder_is_read_back_with_exactly_its_labels(rendered: Path):
     corpus = Corpus(rendered, label_table=rendered / "labels.csv")
     assert {name: kind["type"] for name, kind in corpus.labels().items()} == {
-        **{"style": "str", "key": "str", "tempo_bpm": "float", "meter": "str", "instruments": "list[str]"}
+        **{"style": "str", "key": "str", "tempo_bpm": "float", "tempo": "str"},
+        **{"meter": "str", "instruments": "list[str]"},
     }
     found = {recording.path: recording for recording in corpus.recordings()}
     assert found.keys() == {piece.path for piece in PIECES}
     for piece in PIECES:
-        score = compose(piece.style, seconds=piece.seconds, seed=(5, piece.number))
+        score = compose(piece.style, seconds=piece.seconds, seed=(5, piece.number), key=piece.key)
         assert found[piece.path].problem == ""
         assert found[piece.path].labels == {
             "style": piece.style,
             "key": score.key,
             "tempo_bpm": score.tempo_bpm,
+            "tempo": "slow" if score.tempo_bpm < 95 else "fast" if score.tempo_bpm > 125 else "medium",
             "meter": score.meter,
             "instruments": tuple(sorted({part.instrument_class for part in score.parts if part.notes})),
         }
@@ -231,6 +234,7 @@ def test_a_plan_of_tracks_takes_every_style_in_turn_and_depends_on_its_seed():
     assert plan != planned(size={"tracks": 40}, seed=6)
     assert {piece.style for piece in plan} == {*STYLES}
     assert len({piece.path for piece in plan}) == 40
+    assert {piece.key for piece in plan} == {*KEYS}
     assert all(20 <= piece.seconds <= 60 for piece in plan)
     with pytest.raises(UsageProblem, match="--tracks"):
         planned(size={"tracks": 0}, seed=5)

@@ -25,12 +25,12 @@ from shards.reader import Reader
 from shards.store import digest_of, whole_file, write_json
 from shards.words import module_named
 from trainers.encoder import Encoder, open_encoder, require_contract
-from trainers.results import Resampling, Scores, corpus_name, summary, table
+from trainers.results import Resampling, Scores, corpus_name, summary, table, write_scores
 from trainers.tracking import Run
 
 log = logging.getLogger(__name__)
 SPLITS = ("train", "valid", "test")
-RESULTS, TABLE = "results.json", "table.txt"
+RESULTS, TABLE, SCORES = "results.json", "table.txt", "scores.npz"
 Answers = dict[str, float | Figure | Scores]
 _FEWEST_RESAMPLES = 100
 
@@ -201,6 +201,8 @@ def answer(inquiry: Inquiry) -> None:
         if isinstance(value, Figure):
             with whole_file(inquiry.folder / f"{name}.png") as file:
                 value.savefig(file, format="png", dpi=144)
+    with whole_file(inquiry.folder / SCORES) as file:
+        write_scores(file, own, inquiry.resampling)
     results = {**inquiry.shown, "metrics": metrics, "identity": inquiry.identity}
     with whole_file(inquiry.folder / TABLE) as file:
         file.write(f"{table(results)}\n".encode())

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
@@ -62,6 +62,16 @@ class Resampling:
         """An interval of the mean of `values` for each kind of unit."""
         options = {"resamples": self.resamples, "seed": self.seed}
         return {name: bootstrap(values, units, **options) for name, units in self.units.items()}
+
+
+def write_scores(file: BinaryIO, answers: Mapping[str, object], resampling: Resampling) -> None:
+    """Every example's score of every metric as a plain .npz: `score.METRIC`, and `unit.NAME` of what is resampled.
+
+    Whoever compares two answers later pairs them by it, example by example.
+    """
+    scores = {f"score.{name}": value.values for name, value in answers.items() if isinstance(value, Scores)}
+    units = {f"unit.{name}": np.asarray(values) for name, values in resampling.units.items()}
+    np.savez(file, allow_pickle=False, **scores, **units)
 
 
 def corpus_name(manifest: Manifest) -> str:

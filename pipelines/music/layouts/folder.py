@@ -11,7 +11,7 @@ import numpy as np
 
 from pipelines.music.compose import STYLES, compose
 from pipelines.music.performance import play_score
-from pipelines.music.score import Score
+from pipelines.music.score import KEYS, Score
 from pipelines.music.synthesis import flac_of
 from shards.problem import UsageProblem
 from shards.store import whole_file
@@ -19,10 +19,13 @@ from shards.store import whole_file
 RENDERED_SIZES = {"tracks": 40}
 SAMPLE_RATE_HZ = 44_100
 LABELS = "labels.csv"
-COLUMNS = ("path", "style", "key", "tempo_bpm", "meter", "instruments")
+COLUMNS = ("path", "style", "key", "tempo_bpm", "tempo", "meter", "instruments")
+SLOW_BPM, FAST_BPM = 95.0, 125.0
+"""Tempi below and above which a track is called slow and fast: about a third of all tracks each."""
 
 _LEAST_SECONDS, _MOST_SECONDS = 20, 60
 _MOST_TRACKS = 100_000
+_KEY_STREAM = 1  # keeps the order of keys apart from the lengths, which are drawn from the seed as well
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Piece:
 
     number: int
     style: str
+    key: str
     seconds: float
     seed: int
 
@@ -40,7 +44,7 @@ class Piece:
 
 
 def planned(*, size: Mapping[str, float], seed: int) -> list[Piece]:
-    """`size["tracks"]` pieces of 20 to 60 s, the styles in turn."""
+    """`size["tracks"]` pieces of 20 to 60 s, the styles in turn, the keys evenly: neither tells the other."""
     tracks = int(size["tracks"])
     if not 1 <= tracks <= _MOST_TRACKS:
         raise UsageProblem(f"{tracks:,} tracks cannot be rendered. Pass --tracks between 1 and {_MOST_TRACKS:,}.")
@@ -70,14 +74,17 @@ def finish(root: Path, pieces: Sequence[Piece]) -> None:
 
 def composed(piece: Piece) -> Score:
     """The music of a piece, the same each time."""
-    return compose(piece.style, seconds=piece.seconds, seed=(piece.seed, piece.number))
+    return compose(piece.style, seconds=piece.seconds, seed=(piece.seed, piece.number), key=piece.key)
 
 
 def _piece(number: int, seed: int) -> Piece:
     seconds = np.random.default_rng([seed, number]).integers(_LEAST_SECONDS, _MOST_SECONDS + 1)
-    return Piece(number, STYLES[number % len(STYLES)], float(seconds), seed)
+    order = np.random.default_rng([seed, number // len(KEYS), _KEY_STREAM]).permutation(len(KEYS))
+    key = KEYS[order[number % len(KEYS)]]
+    return Piece(number, STYLES[number % len(STYLES)], key, float(seconds), seed)
 
 
 def _row(piece: Piece, score: Score) -> list[object]:
     instruments = sorted({part.instrument_class for part in score.parts if part.notes})
-    return [piece.path, score.style, score.key, score.tempo_bpm, score.meter, json.dumps(instruments)]
+    tempo = "slow" if score.tempo_bpm < SLOW_BPM else "fast" if score.tempo_bpm > FAST_BPM else "medium"
+    return [piece.path, score.style, score.key, score.tempo_bpm, tempo, score.meter, json.dumps(instruments)]
