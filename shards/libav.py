@@ -100,9 +100,10 @@ def _is_exactly_timed(header: AudioHeader, codec: str) -> bool:
 def _landed(frames: list[av.AudioFrame], zero: int) -> int:
     """The position of the first sample on which most time stamps agree."""
     before, positions = 0, []
+    tick_seconds = float(next((frame.time_base for frame in frames if frame.time_base), 0))  # one for a whole stream
     for frame in frames:
-        if frame.pts is not None and frame.time_base:
-            positions.append(round((frame.pts - zero) * float(frame.time_base) * frame.sample_rate) - before)
+        if frame.pts is not None and tick_seconds:
+            positions.append(round((frame.pts - zero) * tick_seconds * frame.sample_rate) - before)
         before += frame.samples
     return statistics.mode(positions or [0])
 

@@ -11,28 +11,42 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
+from threading import Lock
 
 import numpy as np
 import torch
 
 from shards.example import Batch
 from shards.loading.buffers import Buffers
-from shards.loading.dataset import Cut, Dataset, Lineup
+from shards.loading.dataset import Cut, Dataset, Lineup, Shown
 from shards.loading.interleave import interleaved, whole_shares
 from shards.problem import DataProblem, UsageProblem
 from shards.reader import Reader
 from shards.views import Viewing, view_seeds
 
+_PLANNED_STEPS, _PLANNED_EXAMPLES = 16, 4_096  # at most, together: numpy's calls cost more than 256 rows of work
+
 
 @dataclass(frozen=True)
 class Share:
-    """What one rank takes of one global batch: its real examples, padded to the same length on every rank."""
+    """What one rank takes of some global batches: its real examples, padded to one length in each of them."""
 
     dataset: np.ndarray
     draw: np.ndarray
     """Of each example: how many its dataset has given before, since the beginning of its epoch 0."""
-    length: int
+    slot: np.ndarray
+    """Of each example: its place among the rows of all these batches, rising."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one rank's rows of one global batch hold; those without an example have index -1."""
+
+    index: np.ndarray
+    seeds: np.ndarray
+    parts: tuple[tuple[int, np.ndarray, Shown], ...]
+    """Number of a dataset, the rows that it fills, and what they show."""
 
 
 class Loader:
@@ -72,7 +86,9 @@ class Loader:
         _require_examples(self.lineups, batch_examples, self.steps_per_epoch)
         _require_alike(self.lineups)
         self.wait_seconds = 0.0
-        self._buffers = Buffers()
+        self._length = -(-batch_examples // world)
+        self._buffers, self._planning = Buffers(), Lock()
+        self._plans: dict[int, list[Plan]] = {}
 
     def from_step(self, step: int, stop: int | None = None) -> Iterator[Batch]:
         """Batches `step`, `step + 1`, ... of an endless run over epochs, or up to `stop`, read ahead by threads."""
@@ -90,51 +106,72 @@ class Loader:
 
     def batch(self, step: int) -> Batch:
         """This rank's part of global batch `step`, counted from the beginning of epoch 0."""
-        share = self.share(step)
-        real, count = len(share.draw), self.views.count
-        index, epoch = np.full(share.length, -1, np.int64), np.zeros(share.length, np.int64)
-        memory = [self._buffers.lend(count * share.length * cut.view_bytes) for cut in self.lineups[0].cuts]
+        plan, count = self._plan(step), self.views.count
+        length, real = len(plan.index), sum(len(slots) for _, slots, _ in plan.parts)
+        memory = [self._buffers.lend(count * length * cut.view_bytes) for cut in self.lineups[0].cuts]
         into = [lent.numpy() for lent in memory]
-        for lent in into if real < share.length else ():
-            lent.reshape(count, share.length, -1)[:, real:] = 0
-        for number in set(share.dataset.tolist()):  # in any order: each writes to places of its own
-            lineup, slots = self.lineups[number], np.flatnonzero(share.dataset == number)
-            rows, epoch[slots] = lineup.visits(share.draw[slots], seed=self.seed)
-            index[slots] = lineup.index(rows)
-            places = slots[:, None] + np.arange(count) * share.length
-            lineup.read(rows, seed=self.seed, epoch=epoch[slots], places=places, into=into)
-        seeds = view_seeds(self.views, index, seed=self.seed, epoch=epoch)
-        return self._stacked(index, seeds, memory, real)
+        for lent in into if real < length else ():
+            lent.reshape(count, length, -1)[:, real:] = 0
+        for number, slots, shown in plan.parts:  # each writes to places of its own
+            places = slots[:, None] + np.arange(count) * length
+            self.lineups[number].read(shown, places=places, into=into)
+        return self._stacked(plan, memory, real)
 
-    def share(self, step: int) -> Share:
-        """What of global batch `step` falls to this rank."""
-        epoch, within = divmod(step, self.steps_per_epoch)
-        length = -(-self.batch_examples // self.world)
-        first = self.rank * length
-        if len(self.lineups) > 1:
-            slots = np.arange(first, max(first, min(first + length, self.batch_examples)))
-            return Share(*interleaved(step * self.batch_examples + slots, self.shares, seed=self.seed), length)
-        examples = len(self.lineups[0])
-        rest = min(self.batch_examples, examples - within * self.batch_examples)
-        slots = np.arange(first, max(first, min(first + length, rest)))
-        return Share(np.zeros_like(slots), epoch * examples + within * self.batch_examples + slots, length)
+    def share(self, steps: range) -> Share:
+        """What of some global batches falls to this rank."""
+        step, row = (each.ravel() for each in np.indices((len(steps), self._length)))
+        step, within = step + steps.start, row + self.rank * self._length
+        is_real = within < self.batch_examples
+        if len(self.lineups) == 1:
+            epoch, batch = np.divmod(step, self.steps_per_epoch)
+            place, examples = batch * self.batch_examples + within, len(self.lineups[0])
+            is_real &= place < examples
+            draw = epoch * examples + place
+            return Share(np.zeros(is_real.sum(), np.int64), draw[is_real], np.flatnonzero(is_real))
+        positions = (step * self.batch_examples + within)[is_real]
+        return Share(*interleaved(positions, self.shares, seed=self.seed), np.flatnonzero(is_real))
 
-    def _stacked(self, index: np.ndarray, seeds: np.ndarray, memory: Sequence[torch.Tensor], real: int) -> Batch:
-        weight = torch.zeros(len(index))
+    def _plan(self, step: int) -> Plan:
+        """A pure function of the step, worked out for some steps together and remembered for the threads."""
+        together = max(1, min(_PLANNED_STEPS, _PLANNED_EXAMPLES // self._length, self.steps_per_epoch))
+        block = step // together
+        with self._planning:
+            if block not in self._plans:
+                steps = range(block * together, (block + 1) * together)
+                self._plans = {**dict(list(self._plans.items())[-1:]), block: self._planned(steps)}
+            return self._plans[block][step % together]
+
+    def _planned(self, steps: range) -> list[Plan]:
+        share, rows = self.share(steps), len(steps) * self._length
+        index, moments = np.full(rows, -1, np.int64), np.zeros(rows, np.int64)
+        ends = np.arange(len(steps) + 1) * self._length
+        parts: list[list] = [[] for _ in steps]
+        for number in np.unique(share.dataset).tolist():
+            mine = np.flatnonzero(share.dataset == number)
+            slots, shown = share.slot[mine], self.lineups[number].shown(share.draw[mine], seed=self.seed)
+            index[slots], moments[slots] = shown.index, shown.moments
+            bounds = np.searchsorted(slots, ends).tolist()
+            for at, (first, last) in enumerate(pairwise(bounds)):
+                if first < last:
+                    parts[at].append((number, slots[first:last] - ends[at], shown.part(slice(first, last))))
+        seeds = view_seeds(self.views, index, seed=self.seed, epoch=moments)
+        each = zip(np.split(index, ends[1:-1]), np.split(seeds, ends[1:-1]), parts, strict=True)
+        return [Plan(one, drawn, tuple(of)) for one, drawn, of in each]
+
+    def _stacked(self, plan: Plan, memory: Sequence[torch.Tensor], real: int) -> Batch:
+        weight = np.zeros(len(plan.index), np.float32)
         weight[:real] = 1.0
-        named, drawn = torch.from_numpy(index), torch.from_numpy(seeds)
+        named, drawn, weighed = (torch.from_numpy(array) for array in (plan.index.copy(), plan.seeds.copy(), weight))
         first, *others = self.lineups[0].cuts
         columns = {
-            cut.reader.column: Batch(named, weight, self._views(lent, cut), drawn, cut.reader.restore)
+            cut.reader.column: Batch(named, weighed, self._views(lent, cut), drawn, cut.reader.restore)
             for lent, cut in zip(memory[1:], others, strict=True)
         }
-        return Batch(named, weight, self._views(memory[0], first), drawn, first.reader.restore, columns)
+        return Batch(named, weighed, self._views(memory[0], first), drawn, first.reader.restore, columns)
 
     def _views(self, lent: torch.Tensor, cut: Cut) -> tuple[torch.Tensor, ...]:
         """Bytes (views, batch, frames, bands) -> stored values (batch, bands, frames) of each view."""
-        layout = cut.reader.layout
-        dtype = torch.from_numpy(np.empty(0, layout.dtype)).dtype
-        stored = lent.view(dtype).reshape(self.views.count, -1, cut.frames, layout.shape[0])
+        stored = lent.view(cut.dtype).view(self.views.count, -1, cut.frames, cut.reader.layout.shape[0])
         return stored.transpose(2, 3).unbind()
 
     def _next(self, ahead: "deque[Future[Batch]]") -> Batch:

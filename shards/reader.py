@@ -13,11 +13,12 @@ import xxhash
 
 from shards.feature import Feature, differences, load_feature
 from shards.loading.buffers import Buffers
-from shards.loading.bulk_read import bulk_read
+from shards.loading.bulk_read import bulk_copy, bulk_read, is_present
+from shards.loading.mapping import Mappings, Version, version_of
 from shards.manifest import column_path, index_path, index_schema, rebuild_command
 from shards.npy import Layout, npy_layout, whole_layout
 from shards.problem import DataProblem
-from shards.stores.files import files_of
+from shards.stores.files import FolderFiles, files_of
 from shards.stores.remote import place_of
 
 _BLOCK_BYTES = 4_000_000  # checked at once: still in the cache when its digest is taken
@@ -59,7 +60,7 @@ class Reader:
         self.sizes = _joined(tables, "bytes", np.int64)
         self._digests = _joined(tables, "xxh3_64", np.uint64)
         self._is_checked = np.zeros(len(self), bool)
-        self._versions: dict[int, tuple[int, int, int]] = {}
+        self._versions: dict[int, Version] = {}
         self._known_headers: set[bytes] = set()
         self._scratch = Buffers()
         if len(self) != self.manifest.examples:
@@ -67,7 +68,10 @@ class Reader:
                 f"{self.folder} promises {self.manifest.examples:,} examples, its {column} tables list {len(self):,}. "
                 f"Training on it would miss some. Find out which: sonograph verify {self.folder}"
             )
-        self._require_within_tars()
+        sizes = [shard.files[name].bytes for shard, name in zip(self.manifest.shards, self._tars, strict=True)]
+        self._require_within_tars(sizes)
+        is_near = isinstance(self.files, FolderFiles) and Mappings.suit(sizes)
+        self._mappings = Mappings([f"{self.folder}/{name}" for name in self._tars], sizes) if is_near else None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -123,26 +127,60 @@ class Reader:
         A payload is checked whole when this Reader first meets it, and again when its file has changed; from then on
         only what is wanted is read. Raises DataProblem for one that is damaged or of another kind than the column's.
         """
+        assert begins.min(initial=0) >= 0 and (begins.max(axis=1, initial=0) + size <= self.sizes[rows]).all()
+        if self._copied(rows, begins, size, into, places):
+            return
         with self._opened(rows) as files:
             is_checked = self._is_checked[rows]
             if files.partial:
                 is_checked &= ~np.isin(self._shard[rows], list(files.partial))
             fresh = rows[~is_checked]
-            block = max(1, _BLOCK_BYTES // int(self.sizes[fresh].max(initial=1)))
-            for first in range(0, len(fresh), block):
-                self._check(fresh[first : first + block], files.descriptors)
+            for block in self._blocks(fresh):
+                self._check_read(fresh[block], files.descriptors)
             each = np.repeat(rows, begins.shape[1])
             self._read(files.descriptors, each, begins.ravel(), np.full(len(each), size), into, places.ravel())
 
-    def _check(self, rows: np.ndarray, files: Mapping[int, int]) -> None:
-        """Read whole payloads and compare their digests; cuts rely on headers that differ in nothing but a length."""
+    def _copied(self, rows: np.ndarray, begins: np.ndarray, size: int, into: np.ndarray, places: np.ndarray) -> bool:
+        """The same from mapped tars, or False where they cannot serve."""
+        shard, addresses = self._shard[rows], np.zeros(len(self._tars), np.int64)
+        shards = np.flatnonzero(np.bincount(shard)).tolist()
+        tars = self._mappings.current(shards) if self._mappings else None
+        if tars is None:
+            return False
+        for number, tar in tars.items():
+            self._notice(number, tar.version)
+            addresses[number] = tar.address
+        payloads = addresses[shard] + self.offsets[rows]
+        is_fresh = ~self._is_checked[rows]
+        for block in self._blocks(rows) if is_fresh.any() else [slice(None)]:
+            fresh = np.flatnonzero(is_fresh[block]) + (block.start or 0)
+            if len(fresh) and not is_present(payloads[fresh], self.sizes[rows[fresh]]):
+                return False
+            self._check(
+                rows[fresh], [tars[number].memory for number in shard[fresh].tolist()], self.offsets[rows[fresh]]
+            )
+            bulk_copy((payloads[block, None] + begins[block]).ravel(), size, into, places[block].ravel())
+        return True
+
+    def _blocks(self, rows: np.ndarray) -> list[slice]:
+        """Rows whose payloads stay in the processor's cache together."""
+        step = max(1, _BLOCK_BYTES // int(self.sizes[rows].max(initial=1)))
+        return [slice(first, first + step) for first in range(0, len(rows), step)]
+
+    def _check_read(self, rows: np.ndarray, files: Mapping[int, int]) -> None:
+        """Read whole payloads and check them."""
         ends = np.cumsum(self.sizes[rows])
         places = ends - self.sizes[rows]
         payloads = self._scratch.take(int(ends[-1]))
         self._read(files, rows, np.zeros_like(rows), self.sizes[rows], payloads, places)
-        for row, begin, end in zip(rows.tolist(), places.tolist(), ends.tolist(), strict=True):
-            self._require_digest(row, payloads[begin:end].data)
-            self._require_alike(row, payloads[begin : begin + self.layout.data_offset_bytes].tobytes())
+        self._check(rows, [payloads] * len(rows), places)
+
+    def _check(self, rows: np.ndarray, memory: Sequence[np.ndarray], places: np.ndarray) -> None:
+        """Compare digests of payloads in memory; cuts rely on headers that differ in nothing but a length."""
+        ends, header_bytes = places + self.sizes[rows], self.layout.data_offset_bytes
+        for row, found, begin, end in zip(rows.tolist(), memory, places.tolist(), ends.tolist(), strict=True):
+            self._require_digest(row, found[begin:end].data)
+            self._require_alike(row, found[begin : begin + header_bytes].tobytes())
         self._is_checked[rows] = True
 
     def _read(
@@ -154,7 +192,8 @@ class Reader:
         into: np.ndarray,
         places: np.ndarray,
     ) -> None:
-        descriptors = np.array([files[shard] for shard in self._shard[rows].tolist()], np.int64)
+        shards, at = np.unique(self._shard[rows], return_inverse=True)
+        descriptors = np.array([files[shard] for shard in shards.tolist()], np.int64)[at]
         got = bulk_read(descriptors, self.offsets[rows] + begins, sizes, into, places)
         for at in np.flatnonzero(got != sizes)[:1].tolist():
             self._require_whole(int(rows[at]), int(got[at]), int(sizes[at]))
@@ -192,10 +231,9 @@ class Reader:
         self._require_digest(row, payload)
         return payload
 
-    def _require_within_tars(self) -> None:
+    def _require_within_tars(self, tar_bytes: Sequence[int]) -> None:
         """No memory is taken for a payload that its tar cannot hold."""
-        sizes = [shard.files[name].bytes for shard, name in zip(self.manifest.shards, self._tars, strict=True)]
-        left = np.array(sizes, np.int64)[self._shard] - self.offsets
+        left = np.array(tar_bytes, np.int64)[self._shard] - self.offsets
         for row in np.flatnonzero((self.offsets < 0) | (self.sizes < 0) | (self.sizes > left))[:1].tolist():
             raise DataProblem(self._damaged(row, f"its table claims {int(self.sizes[row]):,} bytes, beyond its end"))
 
@@ -216,7 +254,7 @@ class Reader:
             for shard, (file, is_whole) in zip(shards, opened, strict=True):
                 found.descriptors[shard] = file
                 if is_whole:
-                    self._notice(shard, file)
+                    self._notice(shard, version_of(os.fstat(file)))
                 else:
                     found.partial.add(shard)
             yield found
@@ -229,10 +267,8 @@ class Reader:
         mine = np.unique(rows[self._shard[rows] == shard])
         return np.stack([self.offsets[mine], self.offsets[mine] + self.sizes[mine]], axis=1)
 
-    def _notice(self, shard: int, file: int) -> None:
+    def _notice(self, shard: int, version: Version) -> None:
         """What was checked in a file counts for this very file only."""
-        status = os.fstat(file)
-        version = status.st_ino, status.st_size, status.st_mtime_ns
         if self._versions.get(shard) != version:
             self._versions[shard] = version
             self._is_checked[self._shard == shard] = False

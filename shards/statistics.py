@@ -59,7 +59,8 @@ class Statistics:
         }
 
     def to_json(self) -> bytes:
-        packed = zlib.compress(self.histogram.astype("<u4").tobytes(), level=6)
+        counts = self.histogram.astype("<u4").tobytes()
+        packed = zlib.compress(counts, level=1)  # a twelfth larger than at 6, in a quarter of the time
         content = {"count": self.count, "mean": self.mean.tolist(), "squares": self.squares.tolist()}
         return canonical_json({**content, "histogram": base64.b64encode(packed).decode()})
 
@@ -92,8 +93,7 @@ def shard_statistics(stored: Sequence[np.ndarray | bytes]) -> Mapping[str, bytes
     arrays = [array for array in stored if isinstance(array, np.ndarray) and array.dtype.kind == "f" and array.size]
     if not arrays:
         return {STATISTICS: b""}
-    finite = (_finite(block) for block in _blocks(arrays))
-    parts = [_of(block) for block in finite if len(block)]
+    parts = [part for part in map(_of, _blocks(arrays)) if part.count]
     return {STATISTICS: merged(parts).to_json() if parts else b""}
 
 
@@ -118,19 +118,16 @@ def _blocks(arrays: Sequence[np.ndarray]) -> Iterator[Float[np.ndarray, "frames 
         yield np.concatenate(block)
 
 
-def _finite(block: Float[np.ndarray, "frames bands"]) -> Float[np.ndarray, "some bands"]:
-    """The frames without NaN and infinity, which no feature of ours makes."""
-    return block if np.isfinite(block.sum(dtype=np.float64)) else block[np.isfinite(block).all(axis=1)]
-
-
 def _of(block: Float[np.ndarray, "frames bands"]) -> Statistics:
-    frames, bands = block.shape
+    """Of its frames without NaN and infinity, which no feature of ours makes."""
     values = block.astype(np.float64)
-    mean = values.mean(axis=0)
+    mean = values.sum(axis=0) / max(len(values), 1)
+    if not np.isfinite(mean).all():
+        return _of(block[np.isfinite(block).all(axis=1)])
     values -= mean
-    codes = (_halves(block).view(np.uint16) >> _DROPPED_BITS) + np.arange(bands) * _BUCKETS
-    histogram = np.bincount(codes.ravel(), minlength=bands * _BUCKETS).reshape(bands, _BUCKETS)
-    return Statistics(frames, mean, np.einsum("ij,ij->j", values, values), histogram[:, _RISING])
+    codes = np.ascontiguousarray((_halves(block).view(np.uint16) >> _DROPPED_BITS).T)
+    histogram = np.stack([np.bincount(band, minlength=_BUCKETS) for band in codes])  # each in the processor's cache
+    return Statistics(len(block), mean, np.einsum("ij,ij->j", values, values), histogram[:, _RISING])
 
 
 def _halves(block: np.ndarray) -> np.ndarray:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from shards.loader import Loader
 from shards.loading.buffers import Buffers
-from shards.loading.bulk_read import bulk_read
+from shards.loading.bulk_read import bulk_copy, bulk_read, is_present
+from shards.loading.mapping import Mappings
 from shards.problem import DataProblem
 from shards.reader import Reader
 from shards.views import Views
@@ -49,6 +50,47 @@ def test_a_place_outside_the_buffer_is_refused_before_anything_is_read(noise_fil
     one, zero = np.ones(1, np.int64), np.zeros(1, np.int64)
     with pytest.raises(AssertionError):
         bulk_read(np.full(1, noise_file), zero, one, np.zeros(4, np.uint8), 4 * one)
+
+
+@given(st.lists(st.integers(0, 4_000), max_size=20), st.integers(0, 1_000))
+def test_every_copy_lands_in_its_place(begins: list[int], size: int):
+    memory = np.frombuffer(NOISE, np.uint8)
+    into = np.zeros(len(begins) * size, np.uint8)
+    bulk_copy(memory.ctypes.data + np.array(begins, np.int64), size, into, np.arange(len(begins)) * size)
+    assert into.tobytes() == b"".join(NOISE[begin : begin + size] for begin in begins)
+
+
+def test_a_copy_to_outside_the_buffer_is_refused():
+    with pytest.raises(AssertionError):
+        bulk_copy(np.zeros(1, np.int64), 4, np.zeros(8, np.uint8), np.array([5]))
+
+
+def test_a_mapped_piece_that_is_gone_from_its_file_is_told_of_before_it_is_touched(tmp_path: Path):
+    path, size = tmp_path / "tar", 1 << 16
+    path.write_bytes(bytes(size))
+    tars = Mappings([str(path)], [size]).current([0])
+    assert tars is not None
+    whole = np.array([tars[0].address]), np.array([size])
+    assert is_present(*whole)
+    os.truncate(path, size // 2)
+    assert not is_present(*whole)
+
+
+def test_a_mapped_tar_keeps_no_file_open_and_is_mapped_again_when_another_takes_its_place(tmp_path: Path):
+    path = tmp_path / "tar"
+    path.write_bytes(bytes(5_000))
+    mappings, opened = Mappings([str(path)], [5_000]), _open_files()
+    assert mappings.current([0])[0] is mappings.current([0])[0]  # type: ignore[index]
+    (tmp_path / "new").write_bytes(NOISE)
+    (tmp_path / "new").rename(path)
+    assert mappings.current([0])[0].memory.tobytes() == NOISE  # type: ignore[index]
+    assert _open_files() == opened
+    os.truncate(path, 4_000)
+    assert mappings.current([0]) is None
+
+
+def _open_files() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 def test_memory_is_lent_again_only_when_its_last_tensor_is_gone():
@@ -89,6 +131,20 @@ def test_batches_that_are_kept_are_never_written_over(tmp_path: Path):
     again = [loader.batch(step) for step in range(30)]
     for one, two in zip(kept, again, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one.views, two.views, strict=True))
+
+
+def test_tars_that_are_mapped_and_tars_that_are_read_give_the_same_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = write_noise_dataset(tmp_path / "train", 40, samples=8192)
+
+    def batches() -> list[torch.Tensor]:
+        loader = Loader(Reader(folder), batch_examples=8, seed=2, views=Views(2, 8), threads=2)
+        return [view for batch in loader.from_step(0, 12) for view in batch.views]
+
+    mapped = batches()
+    monkeypatch.setattr(Mappings, "suit", lambda sizes: False)
+    assert all(torch.equal(one, two) for one, two in zip(mapped, batches(), strict=True))
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
-"""Memory that is used again: the first touch of fresh pages costs as much as filling them."""
+"""Memory that is used again, in huge pages: the first touch of fresh pages costs as much as filling them."""
 
+import mmap
 import sys
 from threading import Lock
 
@@ -7,6 +8,7 @@ import numpy as np
 import torch
 
 _OWN_REFERENCES = 3  # the list's, the loop variable's, and the argument of getrefcount
+_HUGE_PAGE_BYTES = 1 << 21
 
 
 class Buffers:
@@ -23,7 +25,7 @@ class Buffers:
                 if array.size >= size and sys.getrefcount(array) == _OWN_REFERENCES:
                     return array[:size]
             self._arrays = [array for array in self._arrays if array.size >= size]  # outgrown ones go with their views
-            self._arrays.append(np.empty(size, np.uint8))
+            self._arrays.append(_fresh(size))
             return self._arrays[-1][:size]
 
     def lend(self, size: int) -> torch.Tensor:
@@ -34,3 +36,13 @@ class Buffers:
         if torch.cuda.is_initialized():
             return torch.empty(size, dtype=torch.uint8, pin_memory=True)
         return torch.from_numpy(self.take(size))
+
+
+def _fresh(size: int) -> np.ndarray:
+    """New memory; Linux aligns what is large to its huge pages, of which a copy into it then needs few."""
+    if size < _HUGE_PAGE_BYTES:
+        return np.empty(size, np.uint8)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, np.uint8)

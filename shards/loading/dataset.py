@@ -8,6 +8,7 @@ from fractions import Fraction
 from functools import cached_property, partial
 
 import numpy as np
+import torch
 
 from shards.feature import Feature
 from shards.loading.classes import NO_CLASS, Labels, classes_of
@@ -72,6 +73,11 @@ class Cut:
         scaled = (2 * first * self.ratio.numerator + self.ratio.denominator) // (2 * self.ratio.denominator)
         return np.minimum(scaled, spare)
 
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """Of the stored values."""
+        return torch.from_numpy(np.empty(0, self.reader.layout.dtype)).dtype
+
     def read(self, rows: np.ndarray, starts: np.ndarray, places: np.ndarray, into: np.ndarray) -> None:
         """Copy the views that begin at frames `starts` (batch, views) of `rows` (batch, 1 or views) to their places."""
         each = (rows.size, -1)
@@ -79,6 +85,25 @@ class Cut:
         begins = self.reader.layout.data_offset_bytes + starts * self.frame_bytes
         begins, places = (array.reshape(each)[in_file_order] for array in (begins, places * self.view_bytes))
         self.reader.read_cuts(rows.ravel()[in_file_order], begins, self.view_bytes, into, places)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Of some draws from a dataset, in their order: which examples they are, and where their views lie."""
+
+    index: np.ndarray
+    """(draws,), what names each example for ever, also among those of the other datasets."""
+    moments: np.ndarray
+    """(draws,), what tells all visits of a row apart: the epoch, and above it the visit where an order repeats rows."""
+    rows: np.ndarray
+    """(draws, 1 or views)"""
+    starts: tuple[np.ndarray, ...]
+    """Of each column, (draws, views), the first frames."""
+
+    def part(self, which: slice) -> "Shown":
+        return Shown(
+            self.index[which], self.moments[which], self.rows[which], tuple(starts[which] for starts in self.starts)
+        )
 
 
 class Lineup:
@@ -101,11 +126,27 @@ class Lineup:
         """Examples in an epoch."""
         return len(self.order)
 
-    def visits(self, draws: np.ndarray, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """The rows of the given draws from an endless sequence of epochs, and what tells all visits of a row apart.
+    def shown(self, draws: np.ndarray, *, seed: int) -> Shown:
+        """What the given draws from an endless sequence of epochs are to show."""
+        rows, moments = self._visits(draws, seed)
+        index = self.first_index + self.reader.indices[rows]
+        shown = self.cast.rows(rows, index, seed=seed, epoch=moments)
+        starts: list[np.ndarray] = []
+        for number, cut in enumerate(self.cuts):
+            spare = cut.reader.frames[shown] - cut.frames
+            if cut.ratio is None:
+                starts.append(view_starts(self.views, index, spare, seed=seed, epoch=moments, column=number))
+            else:
+                starts.append(cut.aligned(starts[0], spare))
+        return Shown(index, moments, shown, tuple(starts))
 
-        That is the epoch, and above it the number of the visit where an order repeats rows: their crops shall differ.
-        """
+    def read(self, shown: Shown, *, places: np.ndarray, into: Sequence[np.ndarray]) -> None:
+        """Cut every view out of every column, each straight to its place, counted in views, in `into`."""
+        for cut, starts, memory in zip(self.cuts, shown.starts, into, strict=True):
+            cut.read(shown.rows, starts, places, memory)
+
+    def _visits(self, draws: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """The row of each draw, and its moment: crops shall differ where an order repeats rows."""
         epochs, positions = np.divmod(draws, max(len(self), 1))
         rows, moments = np.empty_like(draws), epochs.copy()
         for epoch in set(epochs.tolist()):
@@ -113,26 +154,6 @@ class Lineup:
             rows[now], again = self.order.visits(positions[now], seed=seed, epoch=epoch)
             moments[now] += again << _EPOCH_BITS
         return rows, moments
-
-    def index(self, rows: np.ndarray) -> np.ndarray:
-        """What names each example for ever, also among those of the other datasets."""
-        return self.first_index + self.reader.indices[rows]
-
-    def read(
-        self, rows: np.ndarray, *, seed: int, epoch: np.ndarray, places: np.ndarray, into: Sequence[np.ndarray]
-    ) -> None:
-        """Cut every view of `rows` out of every column, each straight to its place, counted in views, in `into`."""
-        index = self.index(rows)
-        shown = self.cast.rows(rows, index, seed=seed, epoch=epoch)
-        first = np.empty(0)
-        for number, (cut, memory) in enumerate(zip(self.cuts, into, strict=True)):
-            spare = cut.reader.frames[shown] - cut.frames
-            if cut.ratio is None:
-                starts = view_starts(self.views, index, spare, seed=seed, epoch=epoch, column=number)
-            else:
-                starts = cut.aligned(first, spare)
-            first = first if number else starts
-            cut.read(shown, starts, places, memory)
 
     def _long_enough(self, dataset: Dataset) -> np.ndarray:
         """Rows that take part and of which every column can fill a view; shorter ones are told of."""

@@ -1,4 +1,4 @@
-"""Shards with mels from 44.1 kHz stereo music, against three lines that people write, and against decoding alone.
+"""Shards with mels from 44.1 kHz stereo music, against three lines that people write, and against its own parts.
 
     python -m tests.benchmarks.build            python -m tests.benchmarks.build 6 1     6 clips, 1 round
 
@@ -30,7 +30,7 @@ import torch
 
 CLIPS, SECONDS, RATE_HZ, ROUNDS = 42, 10, 44_100, 5
 MEL_HZ, WINDOW, HOP, BANDS = 16_000, 2048, 512, 128
-TARGETS = {"ffmpeg": 6.5, "lhotse": 2.7, "librosa": 2.7, "decode": 1 / 1.4}
+TARGETS = {"ffmpeg": 6.5, "lhotse": 2.7, "librosa": 2.7, "decode": 1 / 1.4, "sound": 0.9}
 FORMATS = ("flac", "mp3", "ogg")
 
 
@@ -145,6 +145,14 @@ def _decoding_alone(folder: Path, names: Sequence[str], out: Path) -> None:
         decode((folder / name).read_bytes())
 
 
+def _sound_alone(folder: Path, names: Sequence[str], out: Path) -> None:
+    from shards.decode import decode
+    from shards.features.mel import MYNA
+
+    for name in names:
+        MYNA([decode((folder / name).read_bytes(), sample_rate_hz=MEL_HZ)])
+
+
 def _ffmpeg_line(folder: Path, names: Sequence[str], out: Path) -> None:
     mel = _nnaudio_mel()
     with _shard_writer(out) as writer:
@@ -213,12 +221,14 @@ VARIANTS: dict[str, Callable[[Path, Sequence[str], Path], None]] = {
     "lhotse": _lhotse_line,
     "librosa": _librosa_line,
     "decode": _decoding_alone,
+    "sound": _sound_alone,
 }
 _NAMES = {
     "ffmpeg": lambda: f"ffmpeg child + nnAudio {version('nnaudio')} + webdataset {version('webdataset')} ShardWriter",
     "lhotse": lambda: f"lhotse {version('lhotse')}: Recording, resample, Fbank, SharWriter",
     "librosa": lambda: f"librosa {version('librosa')} load and mel + webdataset {version('webdataset')} ShardWriter",
     "decode": lambda: "decoding the same files and nothing else, with the same decoder: the floor",
+    "sound": lambda: "decoding, soxr and the mel of the same files, nothing checked and nothing written",
 }
 
 

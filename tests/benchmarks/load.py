@@ -6,8 +6,10 @@ Eight epochs of 5,000 mels of ten seconds (80 kB each, 400 MB, page cache), each
 give batches of 256 with two random crops of 96 frames in the stored float16, as they go to a GPU. The peer shuffles
 whole shards and then a buffer of 1,000 examples, with 0, 1 and 2 worker processes, of which the fastest counts; ours is
 a global shuffle in one process, with every payload's digest checked in the first epoch. lhotse reads the same arrays
-from its own tars, shuffled by a buffer of 1,000, in the main process. The cold figures are of one epoch each, after the
-kernel was asked to forget the files and mincore says that it did.
+from its own tars, shuffled by a buffer of 1,000, in the main process. All of it once on all cores and once on one. The
+cold figures are of one epoch each, after the kernel was asked to forget the files and mincore says that it did. Beside
+them what bounds ours: the same crops copied from memory by the same threads with nothing else done, and the tars read
+from one end to the other, in examples of two crops.
 """
 
 import ctypes
@@ -21,6 +23,8 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -29,14 +33,20 @@ import torch
 import webdataset
 
 from shards.loader import Loader
+from shards.loading.buffers import Buffers
+from shards.loading.bulk_read import bulk_copy
 from shards.reader import Reader
 from shards.views import Views
 from tests.corpus import write_noise_dataset
 
 EXAMPLES, EPOCHS, BATCH, FRAMES, ROUNDS = 5_000, 8, 256, 96, 5
-_OURS, _LHOTSE = "ours", "lhotse"
+_OURS, _LHOTSE, _COPYING, _READING = "ours", "lhotse", "copying alone", "reading in sequence"
 _WORKERS, _WEBDATASET = (0, 1, 2), "webdataset "
 _VARIANTS = (*(f"{_WEBDATASET}{workers}" for workers in _WORKERS), _LHOTSE, _OURS)
+_BOUNDS = (_COPYING, _READING)
+_CORES, _ONE_CORE, _COLD = "", ", on one core", ", cold cache"
+_TARGETS = {_CORES: (20, 25), _ONE_CORE: (35, 25), _COLD: (1, 1)}  # against webdataset, against lhotse
+_CROP_BYTES, _COPIED = FRAMES * 128 * 2, 40_000
 _STILL_THERE = 0.02  # share of the pages that may remain in the cache for a read to count as cold
 
 
@@ -45,37 +55,64 @@ def measure(examples: int = EXAMPLES, rounds: int = ROUNDS, epochs: int = EPOCHS
     with tempfile.TemporaryDirectory() as folder:
         dataset = write_noise_dataset(Path(folder) / "train", examples, shard_examples=256, samples=160_000)
         shar = _write_shar(dataset, Path(folder) / "shar")
-        warm = [_round(dataset, shar, epochs, first=number) for number in range(rounds)]
-        is_cold = _forget(folder)
-        cold = [_round(dataset, shar, 1, first=number, is_cold=True) for number in range(rounds)] if is_cold else []
-    best = max(_WORKERS, key=lambda workers: _median(warm, f"webdataset {workers}"))
-    name = f"webdataset {webdataset.__version__} WebLoader, {best} workers (best of 0, 1, 2), shuffle 1,000"
-    shown = {f"webdataset {best}": name, _LHOTSE: f"lhotse {version('lhotse')} Shar, shuffle 1,000, main process"}
-    (first, *others) = (
-        _against(warm, peer, shown[peer], target) for peer, target in ((f"webdataset {best}", 20), (_LHOTSE, 25))
-    )
-    cold_lines = [_against(cold, peer, f"{shown[peer]}, cold cache", 1) for peer in shown] if cold else []
+        conditions = [_CORES, _ONE_CORE, *[_COLD] * _forget(folder)]
+        rates = {each: [_round(dataset, shar, epochs, number, each) for number in range(rounds)] for each in conditions}
+    (first, *others) = (line for condition in conditions for line in _lines(rates[condition], condition))
+    medians = {each: {variant: _median(rates[each], variant) for variant in rates[each][0]} for each in conditions}
     return {
         "what": f"load {examples:,} mels of 80 kB, {epochs} epochs, two crops, batch {BATCH}",
         "unit": "examples/s",
-        "ours": _median(warm, _OURS),
         **first,
-        "against": [*others, *({**line, "ours": _median(cold, _OURS)} for line in cold_lines)],
-        "all": {variant: _median(warm, variant) for variant in warm[0]},
-        "cold": {variant: _median(cold, variant) for variant in cold[0]} if cold else "the file system keeps its cache",
+        "against": others,
+        "all": medians[_CORES],
+        "one core": medians[_ONE_CORE],
+        "cold": medians.get(_COLD, "the file system keeps its cache"),
     }
 
 
-def _round(dataset: Path, shar: Path, epochs: int, *, first: int, is_cold: bool = False) -> dict[str, float]:
+def _round(dataset: Path, shar: Path, epochs: int, first: int, condition: str) -> dict[str, float]:
     """Examples a second of every variant, each in a process of its own, as nobody trains with two of them."""
-    order = deque(_VARIANTS)
+    variants = _VARIANTS if condition == _COLD else _VARIANTS + _BOUNDS
+    order = deque(variants)
     order.rotate(-first)
     rates = {}
     for variant in order:
-        words = [variant, str(dataset), str(shar), str(epochs), *["cold"] * is_cold]
-        child = subprocess.run([sys.executable, "-m", __spec__.name, *words], stdout=subprocess.PIPE, check=True)
+        words = [
+            variant,
+            str(dataset),
+            str(shar),
+            str(1 if condition == _COLD else epochs),
+            *["cold"] * (condition == _COLD),
+        ]
+        with _cores(1 if condition == _ONE_CORE else len(os.sched_getaffinity(0))):
+            child = subprocess.run([sys.executable, "-m", __spec__.name, *words], stdout=subprocess.PIPE, check=True)
         rates[variant] = float(child.stdout)
-    return {variant: rates[variant] for variant in _VARIANTS}
+    return {variant: rates[variant] for variant in variants}
+
+
+@contextmanager
+def _cores(count: int) -> Iterator[None]:
+    """Children of this process may use so many of its cores."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(allowed)[:count])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+def _lines(rates: list[dict[str, float]], condition: str) -> list[dict[str, object]]:
+    """Ours against webdataset at the best of its settings, and against lhotse."""
+    best = max(_WORKERS, key=lambda workers: _median(rates, f"{_WEBDATASET}{workers}"))
+    names = {
+        f"{_WEBDATASET}{best}": f"webdataset {webdataset.__version__} WebLoader, {best} workers (best of 0, 1, 2), "
+        "shuffle 1,000",
+        _LHOTSE: f"lhotse {version('lhotse')} Shar, shuffle 1,000, main process",
+    }
+    return [
+        {"ours": _median(rates, _OURS), **_against(rates, peer, name + condition, target)}
+        for (peer, name), target in zip(names.items(), _TARGETS[condition], strict=True)
+    ]
 
 
 def _rate_of(variant: str, dataset: Path, shar: Path, epochs: int, *, is_cold: bool) -> float:
@@ -87,6 +124,8 @@ def _rate_of(variant: str, dataset: Path, shar: Path, epochs: int, *, is_cold: b
         _forget(dataset.parent)
     if variant.startswith(_WEBDATASET):
         return _rate(_webdataset_batches(dataset, int(variant.removeprefix(_WEBDATASET)), epochs))
+    if variant in _BOUNDS:
+        return _copied_a_second() if variant == _COPYING else _read_a_second(dataset)
     return _rate(_our_batches(dataset, epochs) if variant == _OURS else _lhotse_batches(shar, epochs))
 
 
@@ -137,10 +176,46 @@ def _rate(batches: Iterator[int]) -> float:
 
 def _our_batches(dataset: Path, epochs: int) -> Iterator[int]:
     views = Views(count=2, frames=FRAMES)
-    threads = os.cpu_count() or 1
-    loader = Loader(Reader(dataset), batch_examples=BATCH, seed=0, views=views, threads=threads, drop_last=False)
+    loader = Loader(Reader(dataset), batch_examples=BATCH, seed=0, views=views, threads=_threads(), drop_last=False)
     for batch in loader.from_step(0, epochs * loader.steps_per_epoch):
         yield int(batch.weight.sum())
+
+
+def _threads() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _copied_a_second() -> float:
+    """Examples a second when all that is done is to copy two crops of each from memory to a batch."""
+    memory, batches = Buffers(), _COPIED // BATCH
+    source = memory.take(1 << 28)
+    source[:] = 1
+    places = np.arange(2 * BATCH) * _CROP_BYTES
+
+    def copied(number: int) -> None:
+        begins = np.random.default_rng(number).integers(0, (len(source) - _CROP_BYTES) // 64, 2 * BATCH) * 64
+        bulk_copy(source.ctypes.data + begins, _CROP_BYTES, memory.take(2 * BATCH * _CROP_BYTES), places)
+
+    with ThreadPoolExecutor(_threads()) as pool:
+        list(pool.map(copied, range(8)))
+        begin = time.perf_counter()
+        list(pool.map(copied, range(batches)))
+        return batches * BATCH / (time.perf_counter() - begin)
+
+
+def _read_a_second(dataset: Path) -> float:
+    """Examples a second when the tars are read from one end to the other by each thread, two MiB at a time."""
+    paths = sorted((dataset / "mel").glob("*.tar"))
+
+    def read(path: Path) -> int:
+        block = Buffers().take(1 << 21)
+        with path.open("rb", buffering=0) as file:
+            return sum(iter(lambda: file.readinto(block), 0))  # type: ignore[arg-type]
+
+    with ThreadPoolExecutor(_threads()) as pool:
+        begin = time.perf_counter()
+        total = sum(pool.map(read, paths * EPOCHS))
+        return total / (2 * _CROP_BYTES) / (time.perf_counter() - begin)
 
 
 def _webdataset_batches(dataset: Path, workers: int, epochs: int) -> Iterator[int]:
@@ -189,7 +264,7 @@ def _stack(crops: list[np.ndarray]) -> torch.Tensor:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] and sys.argv[1] in _VARIANTS:
+    if sys.argv[1:2] and sys.argv[1] in _VARIANTS + _BOUNDS:
         name, dataset, shar, epochs, *cold = sys.argv[1:]
         print(_rate_of(name, Path(dataset), Path(shar), int(epochs), is_cold=bool(cold)))
     else:
