@@ -7,6 +7,9 @@ datasets/ and runs/ mean the ones here; the cluster has to see it at the same pa
 along, without what .gitignore and .rayignore name. Repeating the command follows the same job again, and starts a
 new one only when that one failed or the code changed. The token is read from RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or
 ~/.ray/auth_token, and never shown. Starts in about 8 s.
+
+Where a store is and which profile opens it go along; a key does not, since the cluster's pages show a job's variables.
+The cluster's machines have their own, or take it from a file; --env NAME sends a variable of this shell all the same.
 """
 
 import asyncio
@@ -23,19 +26,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
-from urllib.parse import urlsplit
 
 from tyro.conf import Positional, arg
 
 from cluster.problem import ClusterProblem
 from cluster.upload import Upload, upload_of
+from cluster.variables import job_environment, without_credentials
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
+log = logging.getLogger(__name__)
+
 LOCAL_HEAD = "http://127.0.0.1:8265"
-STOP_SECONDS = 60  # between SIGTERM and SIGKILL of a stopped job: time for a checkpoint; Ray's default is 3 s
 NO_SUCH_COMMAND = 127
+_HIDDEN = "(its value)"
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,8 @@ class Submit:
     """CPUs reserved for the command itself; what it starts reserves its own."""
     submission_id: str | None = None
     """Name of the job; by default made from the command and the code."""
+    env: tuple[str, ...] = ()
+    """Names of variables of this shell that the job gets too; every reader of the cluster's pages can see them."""
     wait: bool = True
     """Follow the log until the job ends."""
     show_files: bool = False
@@ -66,9 +73,11 @@ def main(command: Submit) -> dict[str, object]:
     if not command.words:
         raise ClusterProblem("There is no command to submit. Example: sonograph submit -- train myna:base", exit_code=2)
     upload = upload_of(Path.cwd())
-    environment = job_environment(Path.cwd(), dict(os.environ))
+    environment = job_environment(str(Path.cwd()), os.environ, named=command.env)
     name = command.submission_id or stable_name(command.words, upload)
     print(raw_line(command, name, environment))
+    if advice := without_credentials(command.words, environment):
+        log.warning("%s", advice)
     if command.show_files or command.dry_run:
         return _shown(command, upload)
     client = connect(command.address)
@@ -87,23 +96,6 @@ def _shown(command: Submit, upload: Upload) -> dict[str, object]:
     return {"output": f"{upload.summary()}; nothing was submitted", "files": sorted(upload.file_bytes)}
 
 
-def job_environment(home: Path, environment: dict[str, str]) -> dict[str, str]:
-    """The variables a job gets: never a token, which the cluster's machines have themselves."""
-    tracking = environment.get("MLFLOW_TRACKING_URI", "")
-    if urlsplit(tracking).password:
-        raise ClusterProblem(
-            "MLFLOW_TRACKING_URI holds a password, which the cluster's pages would show to every reader, so nothing "
-            "was submitted. Take it out, and set MLFLOW_TRACKING_USERNAME and _PASSWORD where the cluster is started.",
-            exit_code=2,
-        )
-    return {
-        "RAY_AUTH_MODE": environment.get("RAY_AUTH_MODE", "token"),
-        "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS),
-        "SONOGRAPH_HOME": str(home),
-        **({"MLFLOW_TRACKING_URI": tracking} if tracking else {}),
-    }
-
-
 def stable_name(words: tuple[str, ...], upload: Upload) -> str:
     """The same for the same command and code in the same folder, so that a repeat finds the first job."""
     identity = json.dumps([words, str(upload.folder), upload.digest])
@@ -114,7 +106,8 @@ def raw_line(command: Submit, name: str, environment: dict[str, str]) -> str:
     """What a person would type without this command; it takes the same files, by the same ignore files."""
     options = ["--address", command.address, "--working-dir", ".", "--submission-id", name]
     options += ["--entrypoint-num-cpus", f"{command.cpus:g}"]
-    options += ["--runtime-env-json", json.dumps({"env_vars": environment}, sort_keys=True)]
+    shown = {name: _HIDDEN if name in command.env else value for name, value in environment.items()}
+    options += ["--runtime-env-json", json.dumps({"env_vars": shown}, sort_keys=True)]
     return "RAY_AUTH_MODE=token " + shlex.join(["ray", "job", "submit", *options, "--", "sonograph", *command.words])
 
 

@@ -3,7 +3,8 @@
     sonograph describe datasets/nsynth
 
 Takes one dataset or the folder of its splits, and writes croissant.json (schema.org and MLCommons Croissant 1.0, for
-dataset search and loaders) and README.md (licences, splits, columns, how to read it) beside the splits.
+dataset search and loaders) and README.md (licences, splits, columns, how to read it) beside the splits, also in a
+store. With --out in a folder here, what lies in a store is named by its URL.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,8 @@ from shards.licences import Terms, terms_of
 from shards.manifest import MANIFEST, StoredFile, rebuild_command
 from shards.problem import DataProblem, UsageProblem
 from shards.store import digest_of, whole_file, write_json
+from shards.stores.remote import url_of
+from shards.stores.upload import written
 from shards.survey import Part, parts_of
 from shards.verify import datasets_in
 
@@ -75,14 +78,16 @@ def main(command: Describe) -> dict[str, object]:
     terms = terms_of(manifest.corpus, is_rendered=manifest.rendered, stated=command.license)
     name = command.name or (parts[0].folder.resolve().parent.name if len(parts) > 1 else parts[0].folder.resolve().name)
     description = Description(name, command.url, terms, parts, {part.name: _place(part, folder) for part in parts})
-    write_json(folder / CROISSANT, croissant(description))
-    with whole_file(folder / CARD) as file:
-        file.write(card(name, parts, description.places, terms, mark=MARK).encode())
+    text = card(name, parts, description.places, terms, mark=MARK)
+    with written(folder) as here:
+        write_json(here / CROISSANT, croissant(description))
+        with whole_file(here / CARD) as file:
+            file.write(text.encode())
     return {"output": str(folder / CARD), "metrics": {"examples": sum(part.manifest.examples for part in parts)}}
 
 
 def _refuse_foreign(path: Path) -> None:
-    if path.exists() and MARK not in path.read_text(errors="replace"):
+    if path.exists() and MARK.encode() not in path.read_bytes():
         raise DataProblem(
             f"{path} exists and was not {MARK}, so nothing was written, and nothing is lost. Move it away, or pass "
             "another folder: --out FOLDER"
@@ -90,7 +95,12 @@ def _refuse_foreign(path: Path) -> None:
 
 
 def _place(part: Part, folder: Path) -> str:
-    """The dataset's folder as seen from the description. Raises UsageProblem when it does not lie below it."""
+    """The dataset's folder as seen from the description; a URL where that lies here and the dataset in a store.
+
+    Raises UsageProblem when it does not lie below it.
+    """
+    if url_of(part.folder) and not url_of(folder):
+        return str(part.folder)
     try:
         return part.folder.resolve().relative_to(folder).as_posix()
     except ValueError:
@@ -170,8 +180,9 @@ def _said(description: Description) -> str:
 
 
 def _last_written(parts: Sequence[Part]) -> str:
+    """The day of the newest manifest; empty where a store does not say."""
     newest = max((part.folder / MANIFEST).stat().st_mtime for part in parts)
-    return datetime.fromtimestamp(newest, UTC).strftime("%Y-%m-%d")
+    return datetime.fromtimestamp(newest, UTC).strftime("%Y-%m-%d") if newest else ""
 
 
 def _files(description: Description) -> Iterator[dict[str, object]]:

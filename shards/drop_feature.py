@@ -2,19 +2,26 @@
 
     sonograph drop-feature datasets/nsynth codec-logpower
 
-The manifest is replaced first, so that nothing reads the column any more, then its folder is deleted.
+The manifest is replaced first, so that nothing reads the column any more, then its files are deleted: in a folder or in
+a store. Killed in between and repeated, it deletes what is left.
 """
 
+import logging
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tyro
 
-from shards.manifest import Manifest, feature_words, with_features
+from shards.manifest import COLUMN, Manifest, feature_words, with_features
 from shards.problem import UsageProblem
+from shards.regroup.agreement import is_plain
+from shards.stores.remote import Store, url_of
+from shards.stores.upload import written
 from shards.verify import datasets_in
 from shards.words import nearest
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -32,20 +39,44 @@ def main(command: DropFeature) -> dict[str, object]:
     folders = datasets_in(command.dataset)
     manifests = {folder: Manifest.read(folder) for folder in folders}
     for folder, manifest in manifests.items():
-        if command.column not in manifest.features:
-            raise UsageProblem(
-                f"{folder} has no column '{command.column}', so nothing was dropped. "
-                f"{nearest(command.column, manifest.features)}"
-            )
-        if len(manifest.features) == 1:
-            raise UsageProblem(
-                f"'{command.column}' is the only column of {folder}: without it nothing would be left to read. "
-                "Delete the folder if that is what you want."
-            )
+        _require_droppable(command.column, folder, manifest)
     for folder, manifest in manifests.items():
-        without(manifest, command.column).write(folder)
-        shutil.rmtree(folder / command.column)
+        if command.column in manifest.features:
+            with written(folder) as here:
+                without(manifest, command.column).write(here)
+        log.info("%s  %d files of %s are deleted", folder, _delete(folder, command.column), command.column)
     return {"output": str(command.dataset), "metrics": {"datasets": len(folders)}}
+
+
+def _require_droppable(column: str, folder: Path, manifest: Manifest) -> None:
+    """Raises UsageProblem unless it is one column of several, or the rest of one that was dropped."""
+    if column not in manifest.features and not _is_left(folder, column):
+        raise UsageProblem(
+            f"{folder} has no column '{column}', so nothing was dropped. {nearest(column, manifest.features)}"
+        )
+    if list(manifest.features) == [column]:
+        raise UsageProblem(
+            f"'{column}' is the only column of {folder}: without it nothing would be left to read. Delete "
+            f"{folder} if that is what you want."
+        )
+
+
+def _is_left(folder: Path, column: str) -> bool:
+    """Whether a drop that was killed has left files of a column; nothing but a column has such a contract's file."""
+    return is_plain(column) and (folder / column / COLUMN).is_file()
+
+
+def _delete(folder: Path, column: str) -> int:
+    """Delete a column's files, what says that it is one last; returns how many there were."""
+    names = [path.relative_to(folder).as_posix() for path in (folder / column).rglob("*") if not path.is_dir()]
+    names.sort(key=lambda name: (name == f"{column}/{COLUMN}", name))
+    if url := url_of(folder):
+        Store(url).remove(names)
+        return len(names)
+    for name in names:
+        (folder / name).unlink()
+    shutil.rmtree(folder / column)
+    return len(names)
 
 
 def without(manifest: Manifest, column: str) -> Manifest:

@@ -4,8 +4,8 @@
     sonograph merge datasets/nsynth --split all --out datasets/everything
 
 Keeps the columns that all of them have by one contract, every label (null where a dataset has none of that name), and
-the arrays bit by bit; indices are new and holes stay. Keys that occur twice get the name of their dataset. Killed and
-repeated, it makes what is missing.
+the arrays bit by bit; indices are new and holes stay. Keys that occur twice get the name of their dataset. Datasets may
+lie in stores, OUT is a folder. Killed and repeated, it makes what is missing.
 """
 
 import logging
@@ -20,11 +20,12 @@ import numpy as np
 import tyro
 import xxhash
 
-from shards.manifest import Manifest, index_path, read_table
+from shards.manifest import Manifest
 from shards.problem import UsageProblem
 from shards.regroup.agreement import Schema, agreed, is_plain
 from shards.regroup.copying import Copy, Piece, Target, begin, finish, write_copies
 from shards.regroup.source_shards import Source
+from shards.stores.remote import url_of
 from shards.verify import datasets_in
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ def main(command: Merge) -> dict[str, object]:
         raise UsageProblem(f"--workers is {command.workers}, so nothing was done. Pass 1 or more.")
     if command.split and not is_plain(command.split):
         raise UsageProblem(f"--split '{command.split}' names no folder, so nothing was done. Use letters and digits.")
+    refuse_store(command.out)
     manifests = {folder: Manifest.read(folder) for given in command.datasets for folder in datasets_in(given)}
     refuse_inside(command.out, manifests)
     _require_different(command, manifests)
@@ -71,6 +73,16 @@ def main(command: Merge) -> dict[str, object]:
     for target in targets:
         finish(target, shards=len(copies[target.split]), planned=planned[target.split])
     return {"output": str(command.out), "metrics": {"examples": {one.split: _examples(one.sources) for one in targets}}}
+
+
+def refuse_store(out: Path) -> None:
+    """Raises UsageProblem when `out` is a URL: datasets are read from stores, and copies are made in folders."""
+    if url := url_of(out):
+        raise UsageProblem(
+            f"--out {url} lies in a store, and copies of examples are made in a folder, so nothing was read or "
+            "written. Pass a folder of this machine, and upload what is made with the store's own tool, every "
+            "manifest.json last, since it is what readers look for."
+        )
 
 
 def refuse_inside(out: Path, folders: Mapping[Path, Manifest]) -> None:
@@ -100,7 +112,7 @@ def _require_different(command: Merge, manifests: Mapping[Path, Manifest]) -> No
 
 
 def _targets(command: Merge, manifests: Mapping[Path, Manifest], schema: Schema) -> list[Target]:
-    prefixes = _prefixes(command, manifests)
+    prefixes = _prefixes(command, [Source(folder, manifest, schema) for folder, manifest in manifests.items()])
     by_split: dict[str, list[Source]] = {}
     for folder, manifest in manifests.items():
         source = Source(folder, manifest, schema, prefixes.get(folder, ""))
@@ -123,26 +135,26 @@ def _copies(sources: Sequence[Source]) -> Iterator[Copy]:
 # Keys
 
 
-def _prefixes(command: Merge, manifests: Mapping[Path, Manifest]) -> dict[Path, str]:
+def _prefixes(command: Merge, sources: Sequence[Source]) -> dict[Path, str]:
     """What stands before the keys of each dataset: nothing where no two have one in common."""
-    if not _has_twice(manifests):
+    if not _has_twice(sources):
         return {}
-    names = _names(command, manifests)
+    names = _names(command, {source.folder: source.manifest for source in sources})
     log.warning("some keys occur twice, so all get the name of their dataset: %s.KEY", next(iter(names.values())))
     return {folder: f"{name}." for folder, name in names.items()}
 
 
-def _has_twice(manifests: Mapping[Path, Manifest]) -> bool:
+def _has_twice(sources: Sequence[Source]) -> bool:
     """Whether a key occurs twice, by 64-bit digests, of which a bounded number is in memory at a time."""
-    parts = 1 + sum(manifest.examples for manifest in manifests.values()) // _KEYS_AT_ONCE
-    return any(_has_twice_in(manifests, part, parts) for part in range(parts))
+    parts = 1 + sum(source.manifest.examples for source in sources) // _KEYS_AT_ONCE
+    return any(_has_twice_in(sources, part, parts) for part in range(parts))
 
 
-def _has_twice_in(manifests: Mapping[Path, Manifest], part: int, parts: int) -> bool:
+def _has_twice_in(sources: Sequence[Source], part: int, parts: int) -> bool:
     found = [np.empty(0, np.uint64)]
-    for folder, manifest in manifests.items():
-        for shard in manifest.shards:
-            keys = read_table(folder / index_path(shard.number), ["key"])["key"].to_pylist()
+    for source in sources:
+        for shard in source.manifest.shards:
+            keys = source.values(shard, "key")
             digests = np.array([xxhash.xxh3_64_intdigest(key.encode()) for key in keys], np.uint64)
             found.append(digests[digests % parts == part])
     ordered = np.sort(np.concatenate(found))

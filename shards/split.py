@@ -5,7 +5,8 @@
     sonograph split datasets/notes --keys chosen.txt --out datasets/chosen
 
 Shares go by a hash of the group's value: no group is in two of them, and none moves when data are added. The arrays
-stay bit by bit, indices are new; rejected recordings belong to no part. Killed and repeated, it makes what is missing.
+stay bit by bit, indices are new; rejected recordings belong to no part. The dataset may lie in a store, OUT is a
+folder. Killed and repeated, it makes what is missing.
 """
 
 import logging
@@ -18,7 +19,7 @@ from pathlib import Path
 import tyro
 
 from shards.manifest import Manifest
-from shards.merge import refuse_inside
+from shards.merge import refuse_inside, refuse_store
 from shards.problem import UsageProblem
 from shards.regroup.agreement import agreed
 from shards.regroup.copying import Copy, Piece, Target, begin, finish, write_copies
@@ -60,6 +61,7 @@ COMMAND = Split
 def main(command: Split) -> dict[str, object]:
     if command.workers < 1 or command.shard_examples < 1:
         raise UsageProblem("--workers and --shard-examples must be 1 or more, so nothing was done.")
+    refuse_store(command.out)
     manifests = {folder: Manifest.read(folder) for folder in datasets_in(command.dataset)}
     refuse_inside(command.out, manifests)
     schema = agreed({str(folder): manifest for folder, manifest in manifests.items()})

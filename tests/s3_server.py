@@ -107,10 +107,10 @@ def s3_in_environment(bucket: str) -> Iterator[S3]:
     with s3_server() as server, pytest.MonkeyPatch.context() as patch:
         for name, value in server.environment.items():
             patch.setenv(name, value)
-        remote._filesystem.cache_clear()
+        remote._client.cache_clear()
         server.client().create_bucket(Bucket=bucket)
         yield server
-        remote._filesystem.cache_clear()
+        remote._client.cache_clear()
 
 
 class _Faulty:

@@ -140,6 +140,34 @@ def test_dac_latents_are_the_models_quantised_representation(dac: NeuralCodec):
     assert torch.equal(dac.codes(waveform), theirs.audio_codes)
 
 
+@torch.no_grad()
+def test_dac_projected_latents_are_the_models_and_decode_to_the_sound_of_the_quantised_ones(
+    dac: NeuralCodec, dac_folder: Path
+):
+    waveform, projected = noise(2, 3_200) / 8, open_neural(dac_folder, latent="projected")
+    latents = projected.encode(waveform)
+    theirs = dac.model.encode(waveform[:, None])
+    assert latents.shape == (2, projected.dim, 10) == (2, 4 * 4, 10)
+    assert torch.equal(latents, theirs.projected_latents)
+    sound = torch.nn.functional.pad(dac.model.decode(theirs.quantized_representation).audio_values, (0, 8))
+    torch.testing.assert_close(projected.decode(latents), sound)
+    assert not torch.allclose(projected.decode(latents.flip(-1)), sound)
+    assert projected.fingerprint() not in (
+        dac.fingerprint(),
+        open_neural(dac_folder, latent="continuous").fingerprint(),
+    )
+
+
+@torch.no_grad()
+def test_continuous_latents_are_the_encoders_own_output_for_both(encodec_folder: Path, dac_folder: Path):
+    for folder in (encodec_folder, dac_folder):
+        codec, waveform = open_neural(folder, latent="continuous"), noise(1, 3_200) / 8
+        latents = codec.encode(waveform)
+        assert torch.equal(latents, codec.model.encoder(waveform[:, None]))
+        sound = codec.model.decoder(latents)[:, 0]
+        torch.testing.assert_close(codec.decode(latents)[:, : sound.shape[-1]], sound)
+
+
 @given(st.integers(1, 2_000))
 def test_networks_know_their_frame_count_without_running(encodec: NeuralCodec, dac: NeuralCodec, samples: int):
     for codec in (encodec, dac):

@@ -1,5 +1,7 @@
 """Files in a store: whole or absent, through a server that is busy, slow, or breaks off; no secret is told."""
 
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 from shards.problem import EnvironmentProblem, UsageProblem
 from shards.store import write_json
+from shards.stores import remote
 from shards.stores.remote import Patience, Piece, Store, place_of, url_of
 from tests.s3_server import S3, Fault, s3_in_environment
 
@@ -103,9 +106,10 @@ def test_a_url_is_a_path_to_be_read_and_not_to_be_written(store: Store, noise: P
         while part := stream.readinto(memoryview(buffer)[got:]):
             got += part
     assert bytes(buffer[:got]) == noise.read_bytes()
-    with pytest.raises(UsageProblem, match="where only build and add-feature write"):
+    assert abs(path.stat().st_mtime - time.time()) < 3600
+    with pytest.raises(UsageProblem, match="where this command does not write"):
         write_json(folder / "manifest.json", {})
-    with pytest.raises(UsageProblem, match="where only build and add-feature write"):
+    with pytest.raises(UsageProblem, match="where this command does not write"):
         path.open("wb")
 
 
@@ -154,7 +158,89 @@ def test_what_is_forbidden_is_said_at_once_and_without_a_secret(s3: S3, noise: P
 
 
 def test_a_bucket_that_is_not_there_and_a_store_that_can_only_be_read_are_named(s3: S3, noise: Path):
-    with pytest.raises(EnvironmentProblem, match="there is no such bucket"):
-        Store("s3://nowhere/x", HURRIED).upload(noise, "noise")
+    nowhere = Store("s3://nowhere/x", HURRIED)
+    for act in (lambda: nowhere.upload(noise, "n"), lambda: nowhere.read("n"), lambda: nowhere.sizes("")):
+        with pytest.raises(EnvironmentProblem, match="there is no such bucket.*Correct the name"):
+            act()
     with pytest.raises(UsageProblem, match="can only be read"):
         Store("https://host/x", HURRIED).upload(noise, "noise")
+
+
+def test_files_are_removed_by_their_names_and_no_others(store: Store, noise: Path):
+    for name in ("a/1", "a/2", "b"):
+        store.upload(noise, name)
+    store.remove(["a/2", "a/1"])
+    assert store.sizes("") == {"b": 20_000}
+    with pytest.raises(UsageProblem, match="can only be read"):
+        Store("https://host/x").remove(["b"])
+
+
+# A wrong address
+
+
+@pytest.fixture
+def anew(s3: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """A process that no store has answered yet."""
+    remote._client.cache_clear()
+    yield monkeypatch
+    remote._client.cache_clear()
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9", "http://nowhere.invalid:9000"])
+def test_an_address_at_which_nobody_answers_is_told_after_two_attempts(
+    address: str, anew: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    anew.setenv("AWS_ENDPOINT_URL_S3", address)
+    with pytest.raises(
+        EnvironmentProblem, match=rf"no store answers: .*AWS_ENDPOINT_URL_S3 is {address}\), then repeat"
+    ):
+        Store("s3://music/x").read("noise")
+    assert [record.message.rpartition("; ")[2][:9] for record in caplog.records] == ["attempt 2"]
+
+
+def test_a_web_server_that_is_not_there_is_told_and_not_taken_for_a_missing_file(anew: pytest.MonkeyPatch):
+    for act in (lambda store: store.read("noise"), lambda store: store.stat("noise")):
+        with pytest.raises(EnvironmentProblem, match="http://127.0.0.1:9/x/noise: no store answers"):
+            act(Store("http://127.0.0.1:9/x"))
+
+
+def test_who_takes_the_connection_and_says_nothing_is_asked_once(anew: pytest.MonkeyPatch):
+    anew.setattr(remote, "_ANSWER_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        anew.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{server.getsockname()[1]}")
+        with pytest.raises(EnvironmentProblem, match=r"no store answers: Read timeout"):
+            Store("s3://music/x").read("noise")
+
+
+def test_a_store_that_has_answered_and_one_that_another_has_spoken_to_are_waited_for(
+    s3: S3, anew: pytest.MonkeyPatch, noise: Path
+):
+    Store("s3://music/x").upload(noise, "noise")
+    hurried = Store("s3://music/x", HURRIED)
+    s3.fail(Fault("cut", 3, "GET"))
+    assert hurried.read("noise") == noise.read_bytes()
+    remote._client.cache_clear()
+    anew.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    with pytest.raises(EnvironmentProblem, match="could not be reached in 5 attempts"):
+        hurried.known().read("noise")
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"AWS_ENDPOINT_URL_S3": "127.0.0.1:9000"}, r"address is none: Invalid endpoint.*http://127.0.0.1:9000"),
+        ({"AWS_PROFILE": "nobody"}, r"The config profile \(nobody\) could not be found.*AWS_PROFILE"),
+        (
+            {"AWS_ACCESS_KEY_ID": "", "HOME": "/nonexistent"},
+            r"(Unable to locate|Partial) credentials.*AWS_ACCESS_KEY_ID",
+        ),
+    ],
+)
+def test_settings_that_cannot_serve_are_told_at_once_with_what_sets_them(
+    changed: dict[str, str], sentence: str, anew: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    for name, value in changed.items():
+        anew.setenv(name, value)
+    with pytest.raises(EnvironmentProblem, match=sentence):
+        Store("s3://music/x").read("noise")
+    assert caplog.records == []

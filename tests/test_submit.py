@@ -21,11 +21,13 @@ from mlflow import MlflowClient
 
 from cluster.head import down
 from cluster.problem import ClusterProblem
-from cluster.submit import job_environment, stable_name
+from cluster.submit import stable_name
 from cluster.upload import MAX_UPLOAD_BYTES, upload_of
+from cluster.variables import job_environment, without_credentials
+from tests.s3_server import s3_server
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("cluster", "pipelines", "shards", "trainers")
+PACKAGES = ("claims", "cluster", "pipelines", "shards", "trainers")
 
 
 @dataclass(frozen=True)
@@ -175,12 +177,48 @@ def test_a_job_is_named_by_its_command_and_its_code(folder: Path):
 
 
 def test_a_job_gets_the_tracking_server_but_no_password_of_it(tmp_path: Path):
-    given = job_environment(tmp_path, {"MLFLOW_TRACKING_URI": "http://10.0.0.1:5000", "RAY_AUTH_TOKEN": "S3CRET"})
+    given = job_environment(str(tmp_path), {"MLFLOW_TRACKING_URI": "http://10.0.0.1:5000", "RAY_AUTH_TOKEN": "S3CRET"})
     assert given["MLFLOW_TRACKING_URI"] == "http://10.0.0.1:5000"
     assert given["SONOGRAPH_HOME"] == str(tmp_path)
     assert "S3CRET" not in str(given)
     with pytest.raises(ClusterProblem, match="holds a password"):
-        job_environment(tmp_path, {"MLFLOW_TRACKING_URI": "https://someone:S3CRET@10.0.0.1"})
+        job_environment(str(tmp_path), {"MLFLOW_TRACKING_URI": "https://someone:S3CRET@10.0.0.1"})
+
+
+SHELL = {
+    "AWS_ENDPOINT_URL_S3": "http://10.0.0.1:9000",
+    "AWS_ACCESS_KEY_ID": "an-access-key",
+    "AWS_SECRET_ACCESS_KEY": "S3CRET",
+    "FSSPEC_S3_SECRET": "S3CRET",
+}
+
+
+def test_a_job_gets_the_address_of_a_store_and_a_key_only_when_it_is_named():
+    plain = job_environment("/home", SHELL)
+    assert plain["AWS_ENDPOINT_URL_S3"] == "http://10.0.0.1:9000"
+    assert "an-access-key" not in str(plain) and "S3CRET" not in str(plain)
+    named = job_environment("/home", SHELL, named=("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"))
+    assert (named["AWS_ACCESS_KEY_ID"], named["AWS_SECRET_ACCESS_KEY"]) == ("an-access-key", "S3CRET")
+    with pytest.raises(ClusterProblem, match="AWS_ENDPOINT_URL_S3 holds a password"):
+        job_environment("/home", {"AWS_ENDPOINT_URL_S3": "https://someone:S3CRET@10.0.0.1"})
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [("AWS_PROFIL", "no such variable"), ("A=S3CRET", "give its name alone"), ("RAY_AUTH_TOKEN", "Leave it out")],
+)
+def test_a_variable_that_is_not_set_or_not_to_be_sent_is_refused(name: str, sentence: str):
+    with pytest.raises(ClusterProblem, match=sentence) as refused:
+        job_environment("/home", {**SHELL, "RAY_AUTH_TOKEN": "S3CRET"}, named=(name,))
+    assert refused.value.exit_code == 2
+    assert "S3CRET" not in str(refused.value)
+
+
+@pytest.mark.parametrize("words", [("inspect", "s3://music/x"), ("train", "--data.dataset=s3://music/x")])
+def test_a_command_on_a_store_that_no_credential_of_the_job_opens_is_told(words: tuple[str, ...]):
+    assert re.search(r"s3://music/x: no credential.*--env AWS_ACCESS_KEY_ID", without_credentials(words, {}))
+    assert without_credentials(words, {"AWS_PROFILE": "music"}) == ""
+    assert without_credentials(("inspect", "datasets/x"), {}) == ""
 
 
 def test_a_head_that_is_absent_is_named_with_the_way_to_start_one(folder: Path):
@@ -253,6 +291,20 @@ class TestHead:
             assert result.returncode == 2
             assert "Did you mean build?" in result.stdout
             assert f"The job misspelt{attempt} failed with exit code 2" in result.stderr
+
+    def test_a_job_reaches_a_store_with_the_key_that_was_sent_and_is_told_when_none_is(self, head: Head, code: Path):
+        keys = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+        with s3_server() as server:
+            server.client().create_bucket(Bucket="music")
+            without = head.submit("--", "inspect", "s3://music/x", code=code, **server.environment)
+            assert without.returncode == 4
+            assert "no credential goes with this job" in without.stderr
+            assert "Unable to locate credentials" in without.stdout
+            opened = head.submit("--env", *keys, "--", "inspect", "s3://music/x", code=code, **server.environment)
+            assert opened.returncode == 3, opened.stdout + opened.stderr
+            assert "s3://music/x is no dataset" in opened.stdout
+            assert "no credential" not in opened.stderr
+            assert server.environment["AWS_SECRET_ACCESS_KEY"] not in opened.stdout
 
     def test_a_plain_ray_job_runs_the_same_command_in_the_folder_of_the_head(self, head: Head, code: Path):
         plain = [

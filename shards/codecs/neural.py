@@ -1,7 +1,8 @@
 """EnCodec (mono, causal) and DAC from published weights; the one place that knows transformers.
 
 Weights are a local folder with config.json and model.safetensors, so that nothing here asks a network. Latents are the
-sum of the codebooks' vectors (`dequantised`), the encoder's own output (`continuous`), or the codes as numbers.
+sum of the codebooks' vectors (`dequantised`), the encoder's own output (`continuous`), the codes as numbers, or, of a
+DAC, what each codebook is asked for in the few dimensions of its own, before it answers (`projected`).
 """
 
 import json
@@ -19,7 +20,7 @@ from shards.pretrained import CONFIG, Weights, open_local
 from shards.problem import DataProblem
 from shards.store import digest_of
 
-Latent = Literal["dequantised", "continuous", "codes"]
+Latent = Literal["dequantised", "continuous", "codes", "projected"]
 _FALL_BACK = "Without weights there are codec:linear, which is fitted on a corpus, and codec:low128"
 
 
@@ -51,6 +52,14 @@ class DacQuantizer:
     def dequantise(self, codes: Int[Tensor, "batch codebooks frames"]) -> Float[Tensor, "batch dim frames"]:
         return self.quantizer.from_codes(codes)[0]
 
+    def projected(self, embedding: Float[Tensor, "batch dim frames"]) -> Float[Tensor, "batch projected frames"]:
+        """What each codebook is asked for: the residue that the ones before it leave, projected, one below another."""
+        return self.quantizer(embedding)[2]
+
+    def unprojected(self, latents: Float[Tensor, "batch projected frames"]) -> Float[Tensor, "batch dim frames"]:
+        """The sum of the vectors that answer it, each the nearest of its codebook."""
+        return self.quantizer.from_latents(latents)[0]
+
     def codebooks(self) -> list[Tensor]:
         return [quantizer.codebook.weight for quantizer in self.quantizer.quantizers]
 
@@ -66,6 +75,7 @@ class Shape:
     dim: int
     codebooks: int
     codebook_size: int
+    codebook_dim: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +105,8 @@ class NeuralCodec:
 
     @property
     def dim(self) -> int:
+        if self.latent == "projected":
+            return self.shape.codebooks * self.shape.codebook_dim
         return self.shape.codebooks if self.latent == "codes" else self.shape.dim
 
     def frames(self, samples: int) -> int:
@@ -106,6 +118,8 @@ class NeuralCodec:
         embedding = self._embedding(waveform)
         if self.latent == "continuous":
             return embedding
+        if self.latent == "projected":
+            return self._dac.projected(embedding)
         codes = self.quantizer.quantise(embedding)
         return codes.float() if self.latent == "codes" else self.quantizer.dequantise(codes)
 
@@ -123,8 +137,7 @@ class NeuralCodec:
     def decode(
         self, latents: Float[Tensor, "batch dim frames"], samples: int | None = None
     ) -> Float[Tensor, "batch samples"]:
-        latents = latents.to(self.device)
-        embedding = self.quantizer.dequantise(latents.long()) if self.latent == "codes" else latents
+        embedding = self._as_decoded(latents.to(self.device))
         wanted = latents.shape[-1] * self.hop_samples if samples is None else samples
         return cut(self.model.decoder(embedding)[:, 0], wanted, hop_samples=self.hop_samples)
 
@@ -136,6 +149,16 @@ class NeuralCodec:
         """The same codec on `device`, to which its network moves."""
         self.model.to(device)
         return replace(self, device=str(device))
+
+    @property
+    def _dac(self) -> DacQuantizer:
+        assert isinstance(self.quantizer, DacQuantizer)  # EnCodec's codebooks have all dimensions of its latents
+        return self.quantizer
+
+    def _as_decoded(self, latents: Float[Tensor, "batch dim frames"]) -> Float[Tensor, "batch embedding frames"]:
+        if self.latent == "codes":
+            return self.quantizer.dequantise(latents.long())
+        return self._dac.unprojected(latents.float()) if self.latent == "projected" else latents
 
     def _embedding(self, waveform: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch dim frames"]:
         whole_hops = padded(waveform.to(self.device, torch.float32), self.hop_samples)
@@ -174,9 +197,11 @@ def read_shape(folder: Path) -> Shape:
         if architecture == "encodec":
             _require_plain_encodec(config)
             dim, frame_rate = int(config["hidden_size"]), -(-rate_hz // prod(ratios))
+            codebook_dim = dim
             codebooks = int(1000 * max(config["target_bandwidths"]) // (frame_rate * (size.bit_length() - 1)))
         elif architecture == "dac":
             dim, codebooks = int(config["encoder_hidden_size"]) << len(ratios), int(config["n_codebooks"])
+            codebook_dim = int(config["codebook_dim"])
         else:
             raise ValueError(f"it is of a {architecture}")
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -184,7 +209,7 @@ def read_shape(folder: Path) -> Shape:
             f"{path} describes no mono EnCodec or DAC ({error!r}), so no codec can be opened there. Pass the folder of "
             f"facebook/encodec_24khz or descript/dac_16khz, 24khz or 44khz. {_FALL_BACK}."
         ) from error
-    return Shape(architecture, rate_hz, prod(ratios), dim, codebooks, size)
+    return Shape(architecture, rate_hz, prod(ratios), dim, codebooks, size, codebook_dim)
 
 
 def _require_plain_encodec(config: dict[str, Any]) -> None:

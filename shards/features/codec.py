@@ -3,6 +3,9 @@
     sonograph build nsynth --root data/nsynth --out datasets/nsynth --features codec:linear codec:logpower
     sonograph add-feature DATASET codec:encodec_24khz@facebook/encodec_24khz
 
+Of a network there are the latents as its decoder takes them, `_continuous` before they are quantised, `_codes`, and of
+a DAC `_projected`: 96, 256 or 72 numbers a frame instead of 1024, before they are quantised, from which it decodes.
+
 Stored as float16 frame by frame, or as int16 for codes. What has a closed form is computed in float64, so that rounding
 is all of its error: 2^-11 of a value, and 2^-8 of a natural logarithm of power, a sixtieth of a decibel.
 """
@@ -85,7 +88,7 @@ class Latents:
     def opened(self) -> LatentCodec:
         """The codec itself. Raises UsageProblem for a closed feature."""
         if self.opener is None:
-            hub_id = _NEURAL[self.name.removesuffix(_CODES)].hub_id
+            hub_id = _published(self.name)[0].hub_id
             raise UsageProblem(
                 f"{self.word} needs weights and none were given, so nothing can be encoded or decoded. Pass a folder "
                 f"with config.json and model.safetensors, or a hub id: {self.word}@{hub_id}. Without them there are "
@@ -190,10 +193,11 @@ _NEURAL = {
     "dac_24khz": Published("descript/dac_24khz", 24_000, 320),
     "dac_44khz": Published("descript/dac_44khz", 44_100, 512),
 }
-_CODES = "_codes"
+_LATENTS: Mapping[str, Latent] = {"_codes": "codes", "_continuous": "continuous", "_projected": "projected"}
 _FITTED = {"linear": LinearLatents(), "linear_c06": LinearLatents("linear_c06", compand=0.6)}
 _CLOSED_FORM = ("logpower", "low128", "full320")
-CONTRACTS = (*_FITTED, *_CLOSED_FORM, *_NEURAL, *(f"{name}{_CODES}" for name in _NEURAL))
+_KINDS = [(name, end) for end in _LATENTS for name in _NEURAL if name.startswith("dac") or end != "_projected"]
+CONTRACTS = (*_FITTED, *_CLOSED_FORM, *_NEURAL, *(f"{name}{end}" for name, end in _KINDS))
 
 
 def load(contract: str, weights: str | None = None, *, accept_licence: str = "") -> Latents | LinearLatents:
@@ -238,8 +242,7 @@ def _linear(closed: LinearLatents, path: Path) -> LinearLatents:
 
 
 def _neural(name: str, weights: str | None, accept_licence: str) -> Latents:
-    published = _NEURAL[name.removesuffix(_CODES)]
-    latent: Latent = "codes" if name.endswith(_CODES) else "dequantised"
+    published, latent = _published(name)
     stored = {"dtype": "int16", "absolute_error": 0.0} if latent == "codes" else {"dtype": "float16", **_HALF_ERROR}
     rate_hz, hop = published.sample_rate_hz, published.hop_samples
     closed = Latents(name, rate_hz, hop, {"latent": latent, "stored": "latents", **stored}, opener=None)
@@ -259,6 +262,12 @@ def _neural(name: str, weights: str | None, accept_licence: str) -> Latents:
         )
     _network_on(found, "cpu")
     return replace(closed, weights=found, opener=partial(_neural_codec, found, latent))
+
+
+def _published(name: str) -> tuple[Published, Latent]:
+    """The codec of a contract, and what is kept of it."""
+    end = next((end for end in _LATENTS if name.endswith(end)), "")
+    return _NEURAL[name.removesuffix(end)], _LATENTS.get(end, "dequantised")
 
 
 def _neural_codec(weights: Weights, latent: Latent, device: str) -> LatentCodec:

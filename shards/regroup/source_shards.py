@@ -4,6 +4,7 @@ import json
 import os
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
@@ -13,12 +14,25 @@ import numpy as np
 import xxhash
 
 from shards.damage import damage_of_file
-from shards.manifest import Manifest, Rejected, Shard, column_path, index_path, read_record, read_said, read_table
+from shards.manifest import (
+    Manifest,
+    Rejected,
+    Shard,
+    StoredFile,
+    column_path,
+    index_path,
+    read_record,
+    read_said,
+    read_table,
+)
 from shards.npy import whole_layout
 from shards.problem import DataProblem
 from shards.regroup.agreement import Schema, new_numbers
 from shards.statistics import STATISTICS
-from shards.store import digest_of
+from shards.store import digest_of, sha256_of
+from shards.stores.cache import cache_of
+from shards.stores.files import StoreFiles
+from shards.stores.remote import Store, url_of
 from shards.tar import BLOCK_BYTES, END_BYTES
 
 _KEPT_BYTES = 64 << 20  # of tables, mostly of some ten kilobytes: the shards of a split take rows of many in turn
@@ -27,11 +41,14 @@ _KEPT_BYTES = 64 << 20  # of tables, mostly of some ten kilobytes: the shards of
 class Source:
     """A dataset whose examples are copied, with what their keys and class numbers become.
 
+    One in a store comes through the cache, each file once.
     Its methods may be called from any thread, and raise DataProblem for files that are not what the manifest lists.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, schema: Schema, prefix: str = "") -> None:
         self.folder, self.manifest, self.schema, self.prefix = folder, manifest, schema, prefix
+        url = url_of(folder)
+        self._store = None if url is None else StoreFiles(Store(url), cache_of(os.environ), "")
         self.labels = _numbers(manifest.labels, schema.labels)
         self.events = _numbers(manifest.events, schema.events)
         self._kept: OrderedDict[str, Any] = OrderedDict()
@@ -53,7 +70,8 @@ class Source:
 
     def values(self, shard: Shard, column: str) -> list:
         """One column of that table, read by itself."""
-        return read_table(self.folder / index_path(shard.number), [column])[column].to_pylist()
+        with self._file(index_path(shard.number)) as path:
+            return read_table(path, [column])[column].to_pylist()
 
     def rejected(self, shard: Shard) -> tuple[Rejected, ...]:
         self.index(shard)
@@ -85,14 +103,15 @@ class Source:
         """What the table of a column says of its values."""
         name = column_path(column, shard.number, "parquet")
         self._table(name, shard)
-        return read_said(self.folder / name, STATISTICS)
+        with self._file(name) as path:
+            return read_said(path, STATISTICS)
 
     def array(self, payload: bytes) -> np.ndarray:
         """Raises DataProblem for a payload that is no .npy file."""
         try:
             return whole_layout(payload).array(payload)
         except ValueError as error:
-            raise DataProblem(self._damaged("a member", str(error))) from error
+            raise DataProblem(self._damaged("", str(error))) from error
 
     def _member(
         self, name: str, block: bytes, place: Mapping[str, int], row: Mapping[str, Any], index: int
@@ -127,25 +146,54 @@ class Source:
             if name in self._kept:
                 self._kept.move_to_end(name)
                 return self._kept[name]
-        for damage in damage_of_file(self.folder / name, shard.files[name]):
-            raise DataProblem(self._damaged(name, damage.what))
-        table = read_table(self.folder / name)
+        with self._file(name) as path:
+            if problem := self._problem(path, shard.files[name]):
+                raise DataProblem(self._damaged(name, problem))
+            table = read_table(path)
         with self._lock:
             self._kept[name] = table
             while len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > _KEPT_BYTES:
                 self._kept.popitem(last=False)
         return table
 
-    def _tar(self, name: str, shard: Shard) -> Any:
-        path = self.folder / name
-        if path.is_symlink() or not path.is_file() or path.stat().st_size != shard.files[name].bytes:
-            raise DataProblem(self._damaged(name, "it is not the file of that length which was written"))
-        return path.open("rb", buffering=0)
+    @contextmanager
+    def _tar(self, name: str, shard: Shard) -> Iterator[Any]:
+        with self._file(name) as path:
+            is_here = self._store is None and (path.is_symlink() or not path.is_file())
+            if is_here or path.stat().st_size != shard.files[name].bytes:
+                raise DataProblem(self._damaged(name, "it is not the file of that length which was written"))
+            with path.open("rb", buffering=0) as file:
+                yield file
+
+    @contextmanager
+    def _file(self, name: str) -> Iterator[Path]:
+        """Where a file can be read here: in its folder, or in the cache, from which it may go meanwhile."""
+        if self._store is None:
+            yield self.folder / name
+            return
+        file = self._store.whole(name)
+        path = Path(f"/dev/fd/{file}")
+        try:
+            yield path
+        except DataProblem as problem:
+            if str(path) not in str(problem):
+                raise
+            raise DataProblem(self._damaged(name, "its copy on this machine is damaged")) from problem
+        finally:
+            os.close(file)
+
+    def _problem(self, path: Path, stored: StoredFile) -> str:
+        """What is wrong with a file as it can be read here; nothing when it is what was written."""
+        if self._store is None:
+            return next((damage.what for damage in damage_of_file(path, stored)), "")
+        return "" if sha256_of(path) == stored.sha256 else "its copy in the cache has been changed"
 
     def _damaged(self, name: str, what: str) -> str:
+        remedy = f"Mend it (sonograph verify {self.folder} --repair), then repeat the same command."
+        if self._store is not None and name:
+            remedy = self._store.remedy(name)
         return (
-            f"{self.folder / name} cannot be copied: {what}. No dataset was made of it; whole shards are kept. "
-            f"Mend it (sonograph verify {self.folder} --repair), then repeat the same command."
+            f"{self.folder / name} cannot be copied: {what}. No dataset was made of it; whole shards are kept. {remedy}"
         )
 
 

@@ -115,7 +115,7 @@ class StoreFiles:
         return self._side_by_side(partial(self._table, columns=columns), names)
 
     def _table(self, name: str, *, columns: Sequence[str] | None) -> object:
-        file = self._whole(name)
+        file = self.whole(name)
         try:
             return read_table(Path(f"/dev/fd/{file}"), columns)  # which stays, whatever leaves the cache meanwhile
         except DataProblem as problem:
@@ -129,9 +129,9 @@ class StoreFiles:
         self._tell(is_whole=bool(whole))
         parts = self._parts({name: pieces for name, pieces in wanted.items() if name not in whole})
         try:
-            self._side_by_side(lambda name: os.close(self._whole(name)), whole)  # now they are here
+            self._side_by_side(lambda name: os.close(self.whole(name)), whole)  # now they are here
             for name in tars:
-                yield (parts.pop(name), False) if name in parts else (self._whole(name), True)
+                yield (parts.pop(name), False) if name in parts else (self.whole(name), True)
         finally:
             for file in parts.values():
                 os.close(file)
@@ -144,7 +144,8 @@ class StoreFiles:
         is_much = self._is_in_runs or int(np.diff(pieces).sum()) >= _WHOLE_SHARE * stored.bytes
         return is_much and stored.bytes <= _HELD_SHARE * self.cache.limit_bytes
 
-    def _whole(self, name: str) -> int:
+    def whole(self, name: str) -> int:
+        """A descriptor of any file that the manifest lists. Raises DataProblem for one that is missing or damaged."""
         stored, place = self._stored[name], self.store.place(name)
         try:
             return self.cache.open(

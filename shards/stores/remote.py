@@ -7,6 +7,7 @@ upload appears under its name when it is complete, as these stores have it: nobo
 import contextlib
 import errno
 import hashlib
+import io
 import logging
 import os
 import random
@@ -14,13 +15,15 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import cache, partial
 from pathlib import Path, PosixPath, PurePosixPath
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from shards.problem import EnvironmentProblem, UsageProblem
 from shards.store import sha256_of
+from shards.stores import refusal
 
 log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
@@ -28,12 +31,10 @@ Answer = TypeVar("Answer")
 SCHEMES = ("gs", "http", "https", "memory", "s3")
 _READ_ONLY = ("http", "https")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):([:/].*)")
-_LIBRARIES = {"aiobotocore", "aiohttp", "botocore", "fsspec", "gcsfs", "s3fs"}  # whose errors are no bugs of ours
-_PERMANENT = {400, 401, 403, 404, 405, 410, 416, 501}
-_TRANSIENT_400 = {"BadDigest", "IncompleteBody", "RequestTimeout", "XAmzContentSHA256Mismatch"}
-_NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "CredentialRetrievalError"}
 _CONNECTIONS = 64
+_CONNECT_SECONDS, _ANSWER_SECONDS = 5.0, 20.0  # for a connection; between two pieces of an answer
 _STREAM_BYTES = 8 << 20
+_REMOVED_TOGETHER = 1000  # as many as S3 takes in one request
 _MEMORY = threading.Lock()  # fsspec's files in memory have one position for all threads
 
 
@@ -80,6 +81,9 @@ class Patience:
     attempts: int = 7
     first_seconds: float = 0.5
     most_seconds: float = 20.0
+    unanswered: int = 2
+    """attempts as long as this process has had no answer at all, of which a long one counts twice: a wrong address is
+    to be told at once"""
 
     def pauses(self) -> Iterator[float]:
         for tried in range(self.attempts - 1):
@@ -104,6 +108,10 @@ class Store:
     def scheme(self) -> str:
         return self.url.partition(":")[0]
 
+    def known(self) -> "Store":
+        """The same store for a process that may count on its being there, since another has spoken to it."""
+        return replace(self, patience=replace(self.patience, unanswered=self.patience.attempts + 1))
+
     def writable(self) -> "Store":
         """The store itself. Raises UsageProblem where files can only be read."""
         if self.scheme in _READ_ONLY:
@@ -119,12 +127,13 @@ class Store:
     def read(self, name: str) -> bytes:
         return self._patiently(lambda store: store.cat_file(self.place(name)), name)
 
-    def size(self, name: str) -> int:
-        """Length of a file in bytes."""
+    def stat(self, name: str) -> tuple[int, float]:
+        """Length of a file in bytes, and when it was written, in seconds since 1970; 0 where the store does not say."""
         about = self._patiently(lambda store: store.info(self.place(name)), name)
         if about["type"] != "file":
             raise FileNotFoundError(errno.ENOENT, "not a file", self.place(name))
-        return int(about["size"])
+        written = about.get("LastModified") or about.get("created")
+        return int(about["size"]), written.timestamp() if isinstance(written, datetime) else 0.0
 
     def download(self, name: str, path: Path) -> None:
         """Copy a file to `path`, which is not whole before this returns."""
@@ -142,11 +151,11 @@ class Store:
             for piece, part in zip(left, got, strict=True):
                 if isinstance(part, FileNotFoundError):
                     raise FileNotFoundError(errno.ENOENT, "not there", self.place(piece.name)) from part
-                if isinstance(part, Exception) and _status(part) != 416:
+                if isinstance(part, Exception) and refusal.status_of(part) != 416:
                     failed.append(part)
                 else:
                     found[piece] = b"" if isinstance(part, Exception) else bytes(part)
-            for error in sorted(failed, key=_passes)[:1]:
+            for error in sorted(failed, key=refusal.passes)[:1]:
                 raise error
 
         self._patiently(fetch, pieces[0].name if pieces else "")
@@ -158,10 +167,14 @@ class Store:
         try:
             self._patiently(lambda store: self._upload(store, path, self.place(name)), name)
         except FileNotFoundError as error:
-            raise EnvironmentProblem(
-                f"{self.place(name)} cannot be written: there is no such bucket, and none is made here, since it "
-                "has an owner, a region and a bill. Make it with the store's own tool, then repeat the command."
-            ) from error
+            raise EnvironmentProblem(refusal.no_bucket(self.place(name))) from error
+
+    def remove(self, names: Sequence[str]) -> None:
+        """Delete files. Raises as `writable` does, and FileNotFoundError for one that is not there."""
+        self.writable()
+        for first in range(0, len(names), _REMOVED_TOGETHER):
+            together = [self.place(name) for name in names[first : first + _REMOVED_TOGETHER]]
+            self._patiently(partial(_removed, together), names[first])
 
     def sizes(self, folder: str) -> dict[str, int]:
         """The length in bytes of every file below a folder, '' being all; of none where there is no such folder."""
@@ -190,27 +203,43 @@ class Store:
         while True:
             try:
                 with _MEMORY if self.scheme == "memory" else contextlib.nullcontext():
-                    return act(_filesystem(self.scheme, os.getpid()))
-            except Exception as error:
-                tried += 1
+                    answer = act((client := _client(self.scheme, os.getpid())).files)
+                client.has_answered = True
+                return answer
+            except Exception as raised:
+                error, tried = refusal.what_happened(raised), tried + 1
+                if refusal.is_an_answer(error):
+                    _client(self.scheme, os.getpid()).has_answered = True
                 self._raise_what_stays(error, name)
                 pause = next(pauses, None)
                 if pause is None:
                     seconds = time.monotonic() - begin
-                    raise EnvironmentProblem(_unreachable(self.place(name), error, tried, seconds)) from error
-                log.warning("%s: %s; attempt %d in %.1f s", self.place(name), _told(error), tried + 1, pause)
+                    raise EnvironmentProblem(refusal.unreachable(self.place(name), error, tried, seconds)) from error
+                self._raise_when_silent(error, name, tried)
+                log.warning("%s: %s; attempt %d in %.1f s", self.place(name), refusal.told(error), tried + 1, pause)
                 time.sleep(pause)
 
+    def _raise_when_silent(self, error: Exception, name: str, tried: int) -> None:
+        may_wait = tried + refusal.is_late(error) < self.patience.unanswered
+        if not may_wait and not _client(self.scheme, os.getpid()).has_answered:
+            raise EnvironmentProblem(refusal.silent(self.place(name), self.scheme, error)) from error
+
     def _raise_what_stays(self, error: Exception, name: str) -> None:
-        if isinstance(error, FileNotFoundError | UsageProblem | EnvironmentProblem) or not _is_of_the_store(error):
+        if refusal.is_no_bucket(error):
+            raise EnvironmentProblem(refusal.no_bucket(self.place(name))) from error
+        if isinstance(error, FileNotFoundError | UsageProblem | EnvironmentProblem):
+            raise error
+        if not refusal.is_of_the_store(error):
             raise error
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise EnvironmentProblem(
                 f"There is no room on this machine for {self.place(name)} ({error.strerror}). Nothing half-written is "
                 "used. Free some space, or name a folder with room: SONOGRAPH_CACHE=DIR"
             ) from error
-        if not _passes(error):
-            raise EnvironmentProblem(_refused(self.place(name), self.scheme, error)) from error
+        if refusal.is_misdirected(error):
+            raise EnvironmentProblem(refusal.misdirected(self.place(name), self.scheme, error)) from error
+        if not refusal.passes(error):
+            raise EnvironmentProblem(refusal.refused(self.place(name), self.scheme, error)) from error
 
 
 class Url(PosixPath):
@@ -234,8 +263,9 @@ class Url(PosixPath):
         return Stream(self._store, self.name, self.stat().st_size)
 
     def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
-        """Its length is all that is known. Raises FileNotFoundError."""
-        return os.stat_result((0o100644, 0, 0, 1, 0, 0, self._store.size(self.name), 0, 0, 0))
+        """Its length, and when it was written. Raises FileNotFoundError."""
+        size, seconds = self._store.stat(self.name)
+        return os.stat_result((0o100644, 0, 0, 1, 0, 0, size, seconds, seconds, seconds))
 
     def is_file(self) -> bool:
         try:
@@ -261,8 +291,8 @@ class Url(PosixPath):
 
     def mkdir(self, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> NoReturn:
         raise UsageProblem(
-            f"{self} lies in a store, where only build and add-feature write, so nothing was changed. Name a folder of "
-            "this machine: change a copy of the dataset, and upload it with the store's own tool, manifest.json last."
+            f"{self} lies in a store, where this command does not write, so nothing was changed there. Name a folder "
+            "of this machine."
         )
 
     @property
@@ -270,20 +300,18 @@ class Url(PosixPath):
         return Store(str(self.parent))
 
 
-class Stream:
+class Stream(io.RawIOBase):
     """The bytes of a file in a store from its begin, piece after piece."""
 
     def __init__(self, store: Store, name: str, size: int) -> None:
+        super().__init__()
         self._store, self._name, self._left = store, name, range(size)
         self._piece = memoryview(b"")
 
-    def __enter__(self) -> "Stream":
-        return self
+    def readable(self) -> bool:
+        return True
 
-    def __exit__(self, *raised: object) -> None:
-        self._piece = memoryview(b"")
-
-    def readinto(self, buffer: memoryview, /) -> int:
+    def readinto(self, buffer: Any, /) -> int:
         if not self._piece and self._left:
             wanted, self._left = self._left[:_STREAM_BYTES], self._left[_STREAM_BYTES:]
             (found,) = self._store.ranges([Piece(self._name, wanted.start, wanted.stop)])
@@ -307,15 +335,24 @@ def _has_bytes(store: Any, place: str, tag: str, path: Path) -> bool:
     return hashlib.sha256(store.cat_file(place)).hexdigest() == sha256_of(path)
 
 
+def _removed(places: Sequence[str], store: Any) -> None:
+    store.rm(places)
+
+
+@dataclass
+class _Client:
+    """One of fsspec's file systems, and whether anything has ever come from the other end."""
+
+    files: Any
+    has_answered: bool = False
+
+
 @cache
-def _filesystem(scheme: str, process: int) -> Any:
-    """One client a process: fsspec would make one a thread. Its own retries, which do not jitter, are off."""
+def _client(scheme: str, process: int) -> _Client:
+    """One a process: fsspec would make one a thread. Its own retries, which do not jitter, are off."""
     import fsspec
 
-    options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
-    if scheme == "s3":
-        settings = {"retries": {"total_max_attempts": 1}, "max_pool_connections": _CONNECTIONS}
-        options["config_kwargs"] = settings
+    options = {"use_listings_cache": False, "skip_instance_cache": True, **_options(scheme)}
     try:
         store = fsspec.filesystem(scheme, **options)
     except ImportError as error:
@@ -326,70 +363,11 @@ def _filesystem(scheme: str, process: int) -> Any:
         ) from error
     if scheme == "s3":
         store.retries = 1
-    return store
+    return _Client(store)
 
 
-def _is_of_the_store(error: BaseException) -> bool:
-    return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _LIBRARIES
-
-
-def _passes(error: BaseException) -> bool:
-    """Whether the same request may succeed later."""
-    if isinstance(error, FileNotFoundError | PermissionError) or type(error).__name__ in _NO_CREDENTIALS:
-        return False
-    if isinstance(error, TimeoutError) or _code(error) in _TRANSIENT_400:
-        return True
-    return _status(error) not in _PERMANENT
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and what caused it; of a client's error only the response is of interest."""
-    current: BaseException | None = error
-    while current is not None:
-        yield current
-        current = current.__cause__
-
-
-def _status(error: BaseException) -> int | None:
-    """The HTTP status that an error carries somewhere."""
-    for one in _chain(error):
-        answer = getattr(one, "response", None)
-        if isinstance(answer, dict):
-            return int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) or None
-        name = "code" if type(one).__name__ == "HttpError" else "status"  # aiohttp gives a broken body code 400 as well
-        if isinstance(value := getattr(one, name, None), int):
-            return value
-    return None
-
-
-def _code(error: BaseException) -> str:
-    answers = (getattr(one, "response", None) for one in _chain(error))
-    return next((str(answer.get("Error", {}).get("Code")) for answer in answers if isinstance(answer, dict)), "")
-
-
-def _told(error: BaseException) -> str:
-    """An error in a few words: its own first line and the HTTP status."""
-    text = getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
-    status = _status(error)
-    return f"{text[:200]} (HTTP {status})" if status else text[:200]
-
-
-def _unreachable(place: str, error: BaseException, tried: int, seconds: float) -> str:
-    return (
-        f"{place} could not be reached in {tried} attempts over {seconds:.0f} s: {_told(error)}. Nothing half-written "
-        "is used. Look whether the store is up and the network is there, then repeat the same command: it continues "
-        "where it stopped."
-    )
-
-
-def _refused(place: str, scheme: str, error: BaseException) -> str:
-    known = {
-        "s3": "AWS_PROFILE, AWS_ACCESS_KEY_ID, ~/.aws or the machine's role; AWS_ENDPOINT_URL_S3 for a store of "
-        "another maker; FSSPEC_S3_ANON=true for a public bucket",
-        "gs": "GOOGLE_APPLICATION_CREDENTIALS, gcloud auth or the machine's role",
-    }
-    means = known.get(scheme, "the server's own rules")
-    return (
-        f"{place}: the store refuses this: {_told(error)}. Nothing was changed, and asking again would not help. Check "
-        f"the name, and with which credentials it is asked for ({means})."
-    )
+def _options(scheme: str) -> dict[str, Any]:
+    if scheme != "s3":
+        return {}
+    times = {"connect_timeout": _CONNECT_SECONDS, "read_timeout": _ANSWER_SECONDS}
+    return {"config_kwargs": {"retries": {"total_max_attempts": 1}, "max_pool_connections": _CONNECTIONS, **times}}
