@@ -7,12 +7,10 @@ two cores the first time, seconds the second. Real notes in NSynth's layout join
 ../shared/data/nsynth.
 """
 
-import json
-import subprocess
-import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from claims.commands import Step, run
 
 CORPUS, DATASET = Path("data/nsynth-rendered"), Path("datasets/nsynth-rendered")
 PAGE = DATASET / "page.html"
@@ -32,25 +30,6 @@ class Demo:
 COMMAND = Demo
 
 
-@dataclass(frozen=True)
-class Step:
-    """One finished command: its words, its result record, and how long it took."""
-
-    words: list[str]
-    result: dict
-    seconds: float
-
-    @property
-    def shown(self) -> str:
-        """What the command said before its last line."""
-        return self.result["output"].rpartition("\n")[0]
-
-    @property
-    def place(self) -> str:
-        """Its last line: where its output lies."""
-        return self.result["output"].rpartition("\n")[2]
-
-
 def main(command: Demo) -> dict[str, object]:
     real = ["--real", str(REAL_NOTES)] if REAL_NOTES.is_dir() else []
     rendered = run("render", "nsynth", "--out", CORPUS, "--notes", command.notes, "--seed", 0, *real)
@@ -65,17 +44,6 @@ def main(command: Demo) -> dict[str, object]:
     print(probed.shown)
     print(report([rendered, built, shown, trained, probed], encoder))
     return {"output": encoder, "metrics": probed.result["metrics"]}
-
-
-def run(*words: object) -> Step:
-    """Run one command as a user would, its progress shown. Ends the demo with its exit code when it fails."""
-    line = [str(word) for word in words]
-    print(f"\n$ sonograph {' '.join(line)}", flush=True)
-    begin = time.monotonic()
-    finished = subprocess.run([sys.executable, "-m", "sonograph", *line, "--json"], stdout=subprocess.PIPE, text=True)
-    if finished.returncode:
-        raise SystemExit(finished.returncode)
-    return Step(line, json.loads(finished.stdout.strip().splitlines()[-1]), time.monotonic() - begin)
 
 
 def report(steps: list[Step], encoder: str) -> str:

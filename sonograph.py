@@ -30,7 +30,10 @@ VERBS = {
     "inspect": ("shards.inspect", "show what a dataset holds"),
     "describe": ("shards.describe", "write a Croissant description and a dataset card"),
     "train": ("trainers.train", "train a model from shards"),
+    "sweep": ("trainers.sweep", "train many configs to compare them"),
     "evaluate": ("trainers.evaluate", "ask questions of a checkpoint"),
+    "embed": ("trainers.embed", "embed music of any length by a checkpoint"),
+    "claims": ("claims.ask", "re-test what a system's paper claims"),
     "sync": ("trainers.sync", "upload what the tracking server has not seen yet"),
     "ui": ("trainers.ui", "open the MLflow pages of all runs"),
     "submit": ("cluster.submit", "run any of these commands as an authenticated Ray job"),
@@ -122,13 +125,19 @@ def _parse(module: ModuleType, verb: str, words: list[str]) -> Any:
 
 def _with_urls(command: Any) -> Any:
     """The command with those of its paths as URLs that name a place in a store: pathlib has folded their slashes."""
-    paths = {field.name: getattr(command, field.name) for field in fields(command)}
-    named = {name: path for name, path in paths.items() if isinstance(path, Path) and ":" in str(path)}
-    if not named:
+    given = {field.name: getattr(command, field.name) for field in fields(command)}
+    lists = {name: paths for name, paths in given.items() if isinstance(paths, tuple) and _has_url(paths)}
+    single = {name: path for name, path in given.items() if _has_url((path,))}
+    if not lists and not single:
         return command
     from shards.stores.remote import place_of
 
-    return replace(command, **{name: place_of(path) for name, path in named.items()})
+    placed: dict[str, Any] = {name: tuple(place_of(path) for path in paths) for name, paths in lists.items()}
+    return replace(command, **placed, **{name: place_of(path) for name, path in single.items()})
+
+
+def _has_url(values: tuple[Any, ...]) -> bool:
+    return any(isinstance(value, Path) and ":" in str(value) for value in values)
 
 
 def _wrapped(docstring: str) -> str:
@@ -167,14 +176,20 @@ def _write_record(command: Any, result: dict[str, object]) -> None:
     A failure only replaces an earlier record: a command that was refused a folder leaves nothing there.
     """
     out = getattr(command, "out", None)
-    if out is None or not Path(out).is_dir() or getattr(command, "dry_run", False):
-        return
-    if result["status"] != "ok" and not (Path(out) / "RESULT.json").is_file():
+    if out is None or getattr(command, "dry_run", False):
         return
     from shards.store import write_json
+    from shards.stores.remote import Url, place_of
+    from shards.stores.upload import written
 
     try:
-        write_json(Path(out) / "RESULT.json", result)
+        place = place_of(out)
+        if not (isinstance(place, Url) or place.is_dir()):
+            return
+        if result["status"] != "ok" and not (place / "RESULT.json").is_file():
+            return
+        with written(place) as folder:
+            write_json(folder / "RESULT.json", result)
     except Exception as error:
         logging.getLogger("sonograph").warning("the result record could not be written: %s", error)
 
@@ -198,7 +213,7 @@ def _split_flags(words: list[str]) -> tuple[list[str], set[str]]:
 
 def _set_up_logging(quiet: bool) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    for package in ("pipelines", "shards", "trainers", "cluster", "demo"):
+    for package in ("pipelines", "shards", "trainers", "claims", "cluster", "demo"):
         logging.getLogger(package).setLevel(logging.WARNING if quiet else logging.INFO)
 
 

@@ -1,7 +1,8 @@
 """What a dataset holds, written last: shards, digests, labels, feature contracts. The one place that knows Parquet."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import takewhile
@@ -216,6 +217,11 @@ def table_schema(columns: Mapping[str, str]) -> pa.Schema:
     return pa.schema([(name, _ARROW_TYPES[kind]) for name, kind in columns.items()])
 
 
+def vector_schema(columns: Mapping[str, str], vector: str, width: int) -> pa.Schema:
+    """Arrow schema of `table_schema`, and of one more column of float32 vectors of that width."""
+    return table_schema(columns).append(pa.field(vector, pa.list_(pa.float32(), width)))
+
+
 COLUMN_SCHEMA = pa.schema(
     [("index", pa.int64()), ("offset", pa.int64()), ("bytes", pa.int64()), ("xxh3_64", pa.uint64())]
 )
@@ -241,10 +247,40 @@ def write_table(
         parquet.write_table(table, file, compression="zstd", write_page_checksum=True)
 
 
-def write_columns(path: Path, columns: Mapping[str, Sequence], schema: pa.Schema) -> None:
-    """Write whole columns as Parquet, like `write_table` writes rows, in less memory."""
+class Rows:
+    """Rows of a table to be, gathered a few at a time as columns: a fifth of what they would take as objects."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._parts = [schema.empty_table()]
+
+    def __len__(self) -> int:
+        return sum(map(len, self._parts))
+
+    def extend(self, rows: Sequence[Mapping[str, object]]) -> None:
+        if rows:
+            self._parts.append(pa.Table.from_pylist([dict(row) for row in rows], schema=self._parts[0].schema))
+
+    def table(self) -> pa.Table:
+        """All of them, in one piece: such a table gives the same bytes however its rows came."""
+        self._parts = [pa.concat_tables(self._parts).combine_chunks()]
+        return self._parts[0]
+
+
+def write_columns(path: Path, table: pa.Table) -> None:
+    """Write a table as Parquet as `write_table` writes its rows."""
     with whole_file(path) as file:
-        parquet.write_table(pa.table(columns, schema=schema), file, compression="zstd", write_page_checksum=True)
+        parquet.write_table(table, file, compression="zstd", write_page_checksum=True)
+
+
+@contextmanager
+def growing_table(
+    path: Path, schema: pa.Schema, said: Mapping[str, bytes]
+) -> Iterator[Callable[[Sequence[Mapping[str, object]]], None]]:
+    """A table whose rows come in parts, each written at once, whole or not at all; `said` as in `write_table`."""
+    told = schema.with_metadata(dict(said))
+    options = {"compression": "zstd", "write_page_checksum": True}
+    with whole_file(path) as file, parquet.ParquetWriter(file, told, **options) as writer:
+        yield lambda rows: writer.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=told))
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
@@ -260,8 +296,19 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a table, of which only some are in memory at a time. Raises DataProblem as `read_table` does."""
-    for batch in read_table(path).to_batches(max_chunksize=_BATCH_ROWS):
-        yield from batch.to_pylist()
+    for columns in read_columns(path):
+        yield from (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+
+
+def read_columns(path: Path) -> Iterator[dict[str, list[Any]]]:
+    """The columns of some thousand rows after the other, read as they are asked for. Raises as `read_table` does."""
+    try:
+        with _opened(path) as file:
+            table = parquet.ParquetFile(file, page_checksum_verification=True, pre_buffer=False)
+            for batch in table.iter_batches(_BATCH_ROWS, use_threads=False):
+                yield batch.to_pydict()
+    except (OSError, pa.ArrowException) as error:
+        raise DataProblem(_damaged(path, str(error).splitlines()[0])) from error
 
 
 def read_record(folder: Path, number: int) -> ShardRecord | None:

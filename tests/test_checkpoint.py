@@ -1,13 +1,14 @@
 """Checkpoints: whole or absent, verified before anything is loaded, refused when they are another training's."""
 
+import itertools
 import json
 import os
-import pickle
 import resource
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from torch import Tensor, multiprocessing
 
 from shards.example import Batch
 from shards.problem import DataProblem, EnvironmentProblem, UsageProblem
+from shards.store import PARTIAL
 from trainers import checkpoint
 from trainers.config import config_to_dict, identity, load
 from trainers.engine import Engine
@@ -133,13 +135,19 @@ def flip(path: Path, place: int = 1000) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "card.json", "engine/deepspeed/mp_rank_00_model_states.pt"])
+EVERY_KIND = (
+    *("model.safetensors", "card.json", "engine/state/00000.safetensors"),
+    *("engine/progress.json", "engine/random-00000.safetensors"),
+)
+
+
+@pytest.mark.parametrize("name", EVERY_KIND)
 @pytest.mark.parametrize(
     ("damage", "reason"), [(Path.unlink, "is missing|has no card"), (cut, "bytes|damaged"), (flip, "SHA-256|damaged")]
 )
 def test_a_damaged_checkpoint_is_passed_over_with_its_reason(run, caplog, name, damage, reason):
     damage(run / "checkpoints" / "step-00000002" / name)
-    assert checkpoint.newest_step(run / "checkpoints", IDENTITY, workers=1) == 1
+    assert checkpoint.newest_step(run / "checkpoints", IDENTITY) == 1
     assert "step-00000002" in caplog.text and "Falling back" in caplog.text
     assert any(word in caplog.text for word in reason.split("|"))
 
@@ -163,26 +171,12 @@ def test_a_run_without_any_whole_checkpoint_does_not_start_over_silently(run):
     for folder in (run / "checkpoints").glob("step-*"):
         cut(folder / "model.safetensors")
     with pytest.raises(DataProblem, match="--fresh"):
-        checkpoint.newest_step(run / "checkpoints", IDENTITY, workers=1)
+        checkpoint.newest_step(run / "checkpoints", IDENTITY)
 
 
-class Payload:
-    """Unpickling it leaves a file behind."""
-
-    def __init__(self, trace: Path) -> None:
-        self.trace = trace
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (self.trace,)
-
-
-def test_a_planted_pickle_is_never_read(run, tmp_path):
-    trace = tmp_path / "was-here"
-    for folder in (run / "checkpoints").glob("step-*"):
-        (folder / "engine" / "deepspeed" / "mp_rank_00_model_states.pt").write_bytes(pickle.dumps(Payload(trace)))
-    with pytest.raises(DataProblem):
-        checkpoint.resume(new_engine(), run / "checkpoints", identity=IDENTITY)
-    assert not trace.exists()
+def test_a_checkpoint_holds_only_files_that_cannot_execute_anything(run):
+    kinds = {path.suffix for path in run.rglob("checkpoints/step-*/**/*") if path.is_file()}
+    assert kinds == {".safetensors", ".json"}
 
 
 def test_what_a_killed_writer_left_is_no_checkpoint_and_goes_with_the_next_one(run):
@@ -190,10 +184,41 @@ def test_what_a_killed_writer_left_is_no_checkpoint_and_goes_with_the_next_one(r
     checkpoint.resume(engine, run / "checkpoints", identity=IDENTITY)
     half = run / "checkpoints" / ".step-00000009.partial-"
     shutil.copytree(run / "checkpoints" / "step-00000001", half)
-    assert checkpoint.newest_step(run / "checkpoints", IDENTITY, workers=1) == 2
+    assert checkpoint.newest_step(run / "checkpoints", IDENTITY) == 2
     engine.step(batch_of_noise(2))
     save(engine, run)
     assert not half.exists()
+
+
+def test_a_writer_killed_inside_save_at_any_time_costs_no_step_that_was_committed(tmp_path):
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["trainers.engine"])
+    place, committed = tmp_path / "checkpoints", 0
+    for delay in (0.0, 0.002, 0.01, 0.02, 0.05):
+        writer = context.Process(target=_train_without_end, args=(tmp_path, torch.get_num_threads()))
+        writer.start()
+        while not list(place.glob(f".step-*{PARTIAL}")) or not list(place.glob("step-*")):
+            time.sleep(0.001)
+        time.sleep(delay)
+        writer.kill()
+        writer.join()
+        step = checkpoint.newest_step(place, IDENTITY)
+        assert step >= committed
+        committed = step
+    resumed, unbroken = new_engine(), new_engine()
+    assert checkpoint.resume(resumed, place, identity=IDENTITY) == committed > 0
+    for number in range(committed):
+        unbroken.step(batch_of_noise(number))
+    torch.testing.assert_close(resumed.weights(), unbroken.weights(), rtol=0, atol=0)
+
+
+def _train_without_end(run: Path, threads: int) -> None:
+    torch.set_num_threads(threads)  # another number of them would round differently
+    engine = new_engine()
+    checkpoint.resume(engine, run / "checkpoints", identity=IDENTITY)
+    for step in itertools.count(engine.steps):
+        engine.step(batch_of_noise(step))
+        save(engine, run, keep=2)
 
 
 def test_the_newest_and_the_best_are_kept(run):
@@ -218,22 +243,10 @@ def test_saving_again_over_a_damaged_checkpoint_repairs_it(run):
 def test_a_checkpoint_of_another_model_is_refused_field_by_field(run):
     other = identity(replace(CONFIG, model=replace(CONFIG.model, width=64), seed=5), "other data")
     with pytest.raises(DataProblem) as refused:
-        checkpoint.newest_step(run / "checkpoints", other, workers=1)
+        checkpoint.newest_step(run / "checkpoints", other)
     for row in ("model.width: 32 there, 64 here", "seed: 0 there, 5 here", "data: fingerprint there, other data here"):
         assert row in str(refused.value)
     assert "model.depth" not in str(refused.value)
-
-
-def test_split_state_is_bound_to_its_number_of_workers(run):
-    rewrite_card(run / "checkpoints" / "step-00000002", identity={**IDENTITY, "engine.zero_stage": 2})
-    split = {**IDENTITY, "engine.zero_stage": 2}
-    assert checkpoint.newest_step(run / "checkpoints", split, workers=1) == 2
-    with pytest.raises(DataProblem, match="--workers 1"):
-        checkpoint.newest_step(run / "checkpoints", split, workers=2)
-
-
-def test_whole_state_continues_on_any_number_of_workers(run):
-    assert checkpoint.newest_step(run / "checkpoints", IDENTITY, workers=7) == 2
 
 
 def test_a_card_of_another_format_version_is_refused(run):
@@ -250,6 +263,13 @@ def test_weights_that_do_not_fit_the_card_are_refused(run):
         checkpoint.open_model(folder)
 
 
+def test_a_pointer_to_a_checkpoint_that_is_gone_is_explained_and_does_not_hinder_resuming(run):
+    shutil.rmtree(run / "checkpoints" / "step-00000001")  # the best one
+    with pytest.raises(DataProblem, match=r"points to step-00000001, which is gone.*step-00000002"):
+        checkpoint.open_model(run)
+    assert checkpoint.newest_step(run / "checkpoints", IDENTITY) == 2
+
+
 def test_a_place_without_checkpoint_is_refused(tmp_path):
     with pytest.raises(UsageProblem, match="no checkpoint"):
         checkpoint.open_model(tmp_path)
@@ -263,7 +283,7 @@ def test_a_full_disk_leaves_the_checkpoints_before_it_whole(run):
     process.join()
     kind, message = told.get()
     assert kind == "EnvironmentProblem" and "step-00000003" in message and "MiB are free" in message
-    assert checkpoint.newest_step(run / "checkpoints", IDENTITY, workers=1) == 2
+    assert checkpoint.newest_step(run / "checkpoints", IDENTITY) == 2
 
 
 def _save_with_little_space(run: Path, told: Any) -> None:

@@ -9,56 +9,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, multiprocessing, nn
 from torch import distributed as dist
+from torch import multiprocessing
 
 from shards.example import Batch
-from shards.problem import EnvironmentProblem
-from trainers.config import EngineConfig, OptimizerConfig
-from trainers.engine import Engine, learning_rate
-from trainers.global_batch import rank, world_size
+from shards.problem import EnvironmentProblem, UsageProblem
+from tests.regression import PAPER, Regression, engine_of, part_of_batch, trained
+from trainers.config import EngineConfig
+from trainers.schedule import learning_rate
 
-PAPER = OptimizerConfig(name="adam", lr=3e-4, weight_decay=1e-5, warmup_epochs=10)
-PLAIN = EngineConfig()
-BATCH_EXAMPLES, STEPS = 8, 6
-
-
-class Regression(nn.Module):
-    """A small objective: predict the number of an example from its first view."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.model = nn.Sequential(nn.Flatten(), nn.Linear(12, 16), nn.Tanh(), nn.Linear(16, 1))
-
-    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        first = self.model[1].weight
-        predicted = self.model(batch.views[0].to(first.dtype)).squeeze(1).float()
-        loss = ((predicted - batch.index.float() / 100) ** 2).mean()
-        return loss, {"prediction": predicted.mean().detach()}
-
-
-def part_of_batch(step: int) -> Batch:
-    """This rank's rows of a batch that depends on the step alone."""
-    generator = torch.Generator().manual_seed(step)
-    index = torch.randint(100, (BATCH_EXAMPLES,), generator=generator)
-    view = torch.randn(BATCH_EXAMPLES, 4, 3, generator=generator)
-    rows = torch.arange(BATCH_EXAMPLES).chunk(world_size())[rank()]
-    return Batch(index[rows], torch.ones(len(rows)), (view[rows],), torch.zeros(len(rows), 1, dtype=torch.int64))
-
-
-def engine_of(config: EngineConfig = PLAIN) -> Engine:
-    return Engine(
-        Regression(), optimizer=PAPER, engine=config, learning_rate=falling_rate, batch_examples=BATCH_EXAMPLES
-    )
-
-
-def falling_rate(step: int) -> float:
-    return 1e-2 / (step + 1)
-
-
-def trained(engine: Engine, first: int, stop: int) -> list[dict[str, float]]:
-    return [engine.step(part_of_batch(step)) for step in range(first, stop)]
+STEPS = 6
+# Of torch itself, while DeepSpeed imports its compiler for stages above 0.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method`")
 
 
 @pytest.mark.parametrize(("epoch", "expected"), [(0, 3e-5), (9, 3e-4), (10, 3e-4), (255, 1.5e-4), (500, 0.0)])
@@ -104,7 +66,8 @@ def test_accumulated_parts_give_the_step_of_the_whole_batch():
     whole, parts = engine_of(), engine_of(EngineConfig(accumulation_steps=4))
     for expected, found in zip(trained(whole, 0, 3), trained(parts, 0, 3), strict=True):
         assert found == pytest.approx(expected, rel=1e-5)
-    torch.testing.assert_close(parts.weights(), whole.weights(), rtol=1e-5, atol=1e-6)
+    left, right = ({n: w for n, w in engine.weights().items() if n != "seen"} for engine in (parts, whole))
+    torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-6)
 
 
 def test_clipping_changes_the_step_and_not_the_reported_norm():
@@ -123,6 +86,36 @@ def test_evaluation_counts_each_batch_by_its_examples_and_learns_nothing():
     expected = (8 * engine.evaluate([large])["loss"] + 2 * engine.evaluate([small])["loss"]) / 10
     assert engine.evaluate([large, small])["loss"] == pytest.approx(expected, rel=1e-12)
     torch.testing.assert_close(engine.weights(), before, rtol=0, atol=0)
+
+
+def test_a_warm_up_may_be_a_share_of_the_steps_and_the_end_above_zero():
+    optimizer = replace(PAPER, warmup_epochs=0, warmup_share=0.05, lr=1e-3, final_lr=1e-6)
+    rates = [learning_rate(step, optimizer=optimizer, steps_per_epoch=7, epochs=100) for step in range(700)]
+    assert rates[0] == pytest.approx(1e-3 / 35) and rates[34] == pytest.approx(1e-3) == max(rates)
+    assert rates[:35] == sorted(rates[:35]) and rates[35:] == sorted(rates[35:], reverse=True)
+    assert 1e-6 <= rates[-1] < 1.1e-6
+
+
+def test_a_warm_up_has_one_length():
+    with pytest.raises(UsageProblem, match="no single length"):
+        replace(PAPER, warmup_share=0.1)
+
+
+@pytest.mark.parametrize("decay_vectors", [True, False])
+@pytest.mark.parametrize("zero_stage", [0, 1])
+def test_only_matrices_decay_when_asked(decay_vectors, zero_stage):
+    decayed = replace(PAPER, name="adamw", weight_decay=0.5, decay_vectors=decay_vectors)
+    engines = [
+        engine_of(EngineConfig(zero_stage=zero_stage), optimizer)
+        for optimizer in (decayed, replace(decayed, weight_decay=0.0))
+    ]
+    for engine in engines:
+        trained(engine, 0, 1)
+    before = dict(Regression().named_parameters())
+    with_decay, without = (engine.weights() for engine in engines)
+    for name, weight in before.items():
+        expected = without[name] - 1e-2 * 0.5 * weight * (decay_vectors or weight.ndim > 1)
+        torch.testing.assert_close(with_decay[name], expected.detach(), rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.skipif(

@@ -221,13 +221,13 @@ def test_what_an_absent_server_missed_is_uploaded_by_sync(address, run, monkeypa
     assert "3 records  http://127.0.0.1:5000/#/experiments/" in capsys.readouterr().out
 
 
-@pytest.fixture
-def slow_server() -> Iterator[str]:
-    """Takes ten seconds for any answer, and then it is an error."""
+@pytest.fixture(params=[10, 0], ids=["slow", "broken"])
+def bad_server(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Takes ten seconds, or none, for any answer, and then it is an error."""
 
     class Sleepy(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            released.wait(10)
+            released.wait(request.param)
             self.send_error(500)
 
         do_POST = do_PUT = do_GET
@@ -245,8 +245,8 @@ def slow_server() -> Iterator[str]:
         thread.join()
 
 
-def test_a_slow_server_neither_slows_a_training_nor_keeps_its_process(slow_server, run):
-    driver = start_training(run.folder, 0, 200, slow_server, wait_seconds=1)
+def test_a_bad_server_neither_slows_a_training_nor_keeps_its_process(bad_server, run):
+    driver = start_training(run.folder, 0, 200, bad_server, wait_seconds=1)
     assert driver.stdout is not None
     training_seconds, closing_seconds, summary = (driver.stdout.readline() for _ in range(3))
     said = time.monotonic()

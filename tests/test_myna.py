@@ -1,6 +1,7 @@
 """Myna is SimpleViT with masking before the patch embedding; numbers are the specification's."""
 
 import importlib.util
+from dataclasses import replace
 from importlib.metadata import distribution
 from types import ModuleType
 
@@ -12,6 +13,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from shards.problem import UsageProblem
+from trainers.config import SIZES
+from trainers.config import load as load_config
 from trainers.models.myna import Myna, MynaConfig, keep_tokens, sincos_positions
 from trainers.objectives.contrastive import ContrastiveConfig
 
@@ -31,6 +34,10 @@ def small(**changes: object) -> Myna:
     return MynaConfig(**{**vars(SMALL), **changes}).build().eval()
 
 
+def hybrid() -> Myna:
+    return small(second_patch=(128, 2))
+
+
 def parameters(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
@@ -44,24 +51,40 @@ def simple_vit() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("config", [MynaConfig(), VERTICAL], ids=["base", "vertical"])
-def test_the_encoder_has_as_many_parameters_as_the_published_one(config):
-    assert parameters(config.build()) == 21_375_872
+@pytest.mark.parametrize(
+    ("name", "count", "keys"),
+    [
+        ("myna:base", 21_375_872, 128),
+        ("myna:vertical", 21_375_872, 128),
+        ("myna:hybrid", 21_475_840, 134),
+        ("myna:85m", 85_417_984, 134),
+    ],
+)
+def test_an_encoder_has_the_parameters_and_keys_of_the_published_one(name, count, keys):
+    with torch.device("meta"):
+        model = load_config(name).model.build()
+    assert (parameters(model), len(model.state_dict())) == (count, keys)
+    assert not any("pos_embedding" in key for key in model.state_dict())
 
 
 def test_encoder_and_default_projector_have_as_many_parameters_as_the_published_file():
     assert parameters(ContrastiveConfig().build(MynaConfig().build())) == 30_557_056
 
 
-def test_the_state_dict_has_the_published_keys_and_no_positions():
-    keys = MynaConfig().build().state_dict().keys()
-    assert len(keys) == 128
-    assert not any("pos_embedding" in key for key in keys)
-    assert {
-        "to_patch_embedding.2.weight",
-        "transformer.norm.bias",
-        "transformer.layers.11.0.to_qkv.weight",
-    } <= keys
+def test_the_state_dict_of_a_hybrid_has_the_published_names_and_shapes():
+    """The table of the published files, written out."""
+    expected = {"transformer.norm.weight": (32,), "transformer.norm.bias": (32,)}
+    for tokeniser in ("to_patch_embedding", "to_patch_embedding_b"):
+        for name, shape in {"1": (256,), "2": (32, 256), "3": (32,)}.items():
+            expected |= {f"{tokeniser}.{name}.weight": shape, f"{tokeniser}.{name}.bias": shape[:1]}
+    for block in range(2):
+        parts = {"0.norm": (32,), "1.net.0": (32,), "1.net.1": (64, 32), "1.net.3": (32, 64)}
+        for name, shape in parts.items():
+            prefix = f"transformer.layers.{block}.{name}"
+            expected |= {f"{prefix}.weight": shape, f"{prefix}.bias": shape[:1]}
+        expected[f"transformer.layers.{block}.0.to_qkv.weight"] = (96, 32)
+        expected[f"transformer.layers.{block}.0.to_out.weight"] = (32, 32)
+    assert {name: tuple(weight.shape) for name, weight in hybrid().state_dict().items()} == expected
 
 
 def test_weights_survive_a_round_trip_through_safetensors():
@@ -71,10 +94,19 @@ def test_weights_survive_a_round_trip_through_safetensors():
     assert torch.equal(ours(mel_power(2)), copy(mel_power(2)))
 
 
-@pytest.mark.parametrize(("config", "tokens"), [(MynaConfig(), 48), (VERTICAL, 49)], ids=["base", "vertical"])
-def test_a_window_has_the_published_number_of_tokens_and_keeps_five(config, tokens):
-    assert config.tokens == tokens
-    assert keep_tokens(torch.zeros(1, dtype=torch.int64), tokens=tokens, mask_ratio=0.9).shape == (1, 5)
+@pytest.mark.parametrize(
+    ("name", "tokens"),
+    [
+        ("myna:base", {"square": 48}),
+        ("myna:vertical", {"vertical": 49}),
+        ("myna:hybrid", {"square": 48, "vertical": 48}),
+    ],
+)
+def test_a_window_has_the_published_number_of_tokens_and_keeps_five(name, tokens):
+    config = load_config(name).model
+    assert {patching: config.tokens_of(patching) for patching in config.patchings} == tokens
+    for count in tokens.values():
+        assert keep_tokens(torch.zeros(1, dtype=torch.int64), tokens=count, mask_ratio=0.9).shape == (1, 5)
 
 
 @pytest.mark.parametrize(
@@ -99,10 +131,55 @@ def test_positions_of_a_narrow_grid_are_the_published_ones():
     torch.testing.assert_close(sincos_positions(2, 3, 8)[1], expected)
 
 
-def test_masked_and_whole_windows_give_embeddings_of_the_same_width():
-    model = MynaConfig(depth=1).build()
+@pytest.mark.parametrize(("name", "width"), [("myna:base", 384), ("myna:hybrid", 768), ("myna:85m", 1536)])
+def test_masked_and_whole_windows_give_embeddings_of_the_same_width(name, width):
+    model = replace(load_config(name).model, depth=1).build()
     keep = keep_tokens(torch.arange(2), tokens=48, mask_ratio=0.9)
-    assert model(mel_power(2)).shape == model(mel_power(2), keep).shape == (2, 384)
+    assert model(mel_power(2)).shape == model(mel_power(2), keep).shape == (2, width)
+    assert (model.embedding_width, model.pass_width * len(model.patchings)) == (width, width)
+
+
+def test_a_hybrid_embeds_by_squares_then_by_verticals_with_one_transformer():
+    model, mel = hybrid(), mel_power(2)
+    by_squares, by_verticals = (model(mel, patching=name) for name in ("square", "vertical"))
+    assert torch.equal(model(mel), torch.cat([by_squares, by_verticals], dim=1))
+    alone = small(patch_bands=128, patch_frames=2)
+    alone.transformer, alone.to_patch_embedding = model.transformer, model.to_patch_embedding_b
+    assert torch.equal(alone(mel), by_verticals) and not torch.allclose(by_squares, by_verticals)
+
+
+def test_each_pass_of_a_hybrid_trains_its_own_tokeniser_and_the_shared_blocks():
+    model = hybrid()
+    model(mel_power(2), patching="vertical").square().sum().backward()
+    trained = {name.split(".")[0] for name, weight in model.named_parameters() if weight.grad is not None}
+    assert trained == {"to_patch_embedding_b", "transformer"}
+
+
+def test_hidden_states_lead_from_the_tokens_to_the_embedding():
+    model, mel = small(), mel_power(2)
+    states = model.hidden_states(mel)
+    assert [tuple(state.shape) for state in states] == [(2, 48, 32)] * 4
+    assert torch.equal(states[0], model.embed_patches(mel))
+    torch.testing.assert_close(states[1], model.transformer.layers[0](states[0]))
+    torch.testing.assert_close(model.transformer.norm(states[2]), states[3])
+    torch.testing.assert_close(states[3].mean(dim=1), model(mel))
+
+
+def test_attention_maps_sum_to_one_and_lead_to_what_the_fused_kernel_computes():
+    model, mel = hybrid(), mel_power(2)
+    maps = model.attention_maps(mel, patching="vertical")
+    assert [tuple(each.shape) for each in maps] == [(2, 2, 48, 48)] * 2
+    torch.testing.assert_close(maps[1].sum(dim=-1), torch.ones(2, 2, 48), atol=1e-5, rtol=0)
+    tokens = model.hidden_states(mel, patching="vertical")[1]
+    explicit, weights = model.transformer.layers[1].explicit(tokens)
+    torch.testing.assert_close(explicit, model.transformer.layers[1](tokens), atol=1e-5, rtol=0)
+    torch.testing.assert_close(weights, maps[1], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("patching", [None, "round"])
+def test_a_hybrid_does_not_guess_whose_tokens_are_meant(patching):
+    with pytest.raises(UsageProblem, match="square or vertical"):
+        hybrid().hidden_states(mel_power(1), patching=patching)
 
 
 def test_the_order_of_kept_tokens_does_not_change_the_embedding():
@@ -155,8 +232,9 @@ def test_log1p_compresses_power_before_anything_else():
     assert torch.equal(compressed(mel_power(2)), plain(mel_power(2).log1p()))
 
 
-def test_more_frames_than_in_training_only_need_whole_patches():
-    assert small()(mel_power(1, frames=192)).shape == (1, 32)
+@pytest.mark.parametrize("frames", [16, 96, 192])
+def test_more_or_fewer_frames_than_in_training_only_need_whole_patches(frames):
+    assert hybrid()(mel_power(1, frames=frames)).shape == (1, 64)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
@@ -208,7 +286,33 @@ def test_masks_on_a_gpu_are_those_of_the_cpu():
     assert torch.equal(keep_tokens(seeds.cuda(), tokens=48, mask_ratio=0.9).cpu(), on_cpu)
 
 
-@pytest.mark.parametrize("changes", [{"patch_bands": 17}, {"patch_frames": 7}, {"width": 30}, {"width": 4}])
-def test_a_shape_that_cannot_be_built_is_refused_with_its_values(changes):
-    with pytest.raises(UsageProblem, match="=?{}".format(*changes.values())):
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"patch_bands": 17}, "17"),
+        ({"patch_frames": 7}, "7"),
+        ({"width": 30}, "30"),
+        ({"width": 4}, "4"),
+        ({"second_patch": (128, 7)}, "128 bands x 7"),
+        ({"second_patch": (128,)}, "no patch"),
+        ({"second_patch": (32, 32)}, "both kinds of patch are square"),
+    ],
+)
+def test_a_shape_that_cannot_be_built_is_refused_with_its_values(changes, said):
+    with pytest.raises(UsageProblem, match=said):
         MynaConfig(**changes)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_variants_of_a_size_can_be_compared_since_they_have_one_budget(size):
+    base, *others = (load_config(f"myna:{variant}", size) for variant in ("base", "vertical", "hybrid"))
+    assert all(
+        (c.data.batch_examples, c.epochs, c.optimizer) == (base.data.batch_examples, base.epochs, base.optimizer)
+        for c in others
+    )
+
+
+def test_the_wide_hybrid_has_its_published_recipe():
+    config = load_config("myna:85m")
+    recipe = (config.data.batch_examples, config.optimizer.lr, config.optimizer.weight_decay)
+    assert recipe == (6144, pytest.approx(1.5e-4), 2.5e-6)

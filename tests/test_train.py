@@ -1,31 +1,24 @@
 """Training by the real command: killed, stopped and continued without a trace in its numbers; bad input explained."""
 
 import json
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import torch
-from torch import distributed as dist
-from torch import multiprocessing
 
 from shards.problem import DataProblem, EnvironmentProblem, RunFailed, UsageProblem
+from tests.background import in_two_processes, last_step, started, starts, statuses, wait_until, workers_of
 from tests.bumps import write_bumps, write_split
-from tests.command import REPOSITORY, sonograph
+from tests.command import sonograph
 from tests.corpus import write_noise_dataset
 from trainers import checkpoint
-from trainers.config import Command, load
+from trainers.command_line import Command
+from trainers.config import load
 from trainers.driver import set_aside, settle, sole_trainer
 from trainers.task import Task, prepare, run_folder
 from trainers.tracking import curves, events
@@ -68,19 +61,6 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return dict(checkpoint.open_model(sorted((run / "checkpoints").glob("step-*"))[-1])[0].state_dict())
 
 
-def in_two_processes(task: Task) -> None:
-    multiprocessing.spawn(_one_of_two, args=(task,), nprocs=2)
-
-
-def _one_of_two(rank: int, task: Task) -> None:
-    torch.set_num_threads(1)
-    os.environ["LOCAL_RANK"] = str(rank)
-    dist.init_process_group("gloo", init_method=f"file://{task.run}/rendezvous", rank=rank, world_size=2)
-    work(task)
-    dist.destroy_process_group()
-    (task.run / "rendezvous").unlink(missing_ok=True)
-
-
 def test_training_learns_and_points_to_the_checkpoint_of_the_lowest_validation_loss(tmp_path):
     write_bumps(tmp_path / "bumps", examples={"train": 48, "valid": 16}, classes=16, frames=112)
     task = task_of(tmp_path / "bumps", tmp_path / "run", "--epochs", "20", "--save-every-steps", "20")
@@ -114,6 +94,15 @@ def test_another_number_of_workers_continues_in_the_same_order(noise, tmp_path):
     torch.testing.assert_close(weights(mixed.run), weights(one.run), rtol=1e-3, atol=1e-4)
 
 
+def test_a_checkpoint_without_the_file_of_one_rank_is_passed_over(noise, tmp_path, caplog):
+    task = task_of(noise, tmp_path / "run", "--epochs", "2", "--save-every-steps", "3")
+    in_two_processes(task)
+    assert checkpoint.newest_step(task.checkpoints, task.identity) == 6
+    (task.checkpoints / "step-00000006" / "engine" / "random-00001.safetensors").unlink()
+    assert checkpoint.newest_step(task.checkpoints, task.identity) == 3
+    assert "random-00001.safetensors is missing" in caplog.text and "Falling back" in caplog.text
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method`")  # of torch itself, while DeepSpeed imports its compiler
 @pytest.mark.parametrize("words", [["--engine.zero-stage", "3"], ["--engine.precision", "bf16"]])
 def test_the_same_loop_serves_every_engine_setting(noise, tmp_path, words):
@@ -124,6 +113,7 @@ def test_the_same_loop_serves_every_engine_setting(noise, tmp_path, words):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # three starts of Ray Train
 def test_killed_stopped_and_repeated_a_training_ends_as_if_nothing_had_happened(rendered_nsynth_dataset, tmp_path):
     options = ["--epochs", "16", "--save-every-steps", "30", "--workers", "2"]
     run, undisturbed = tmp_path / "run", task_of(rendered_nsynth_dataset, tmp_path / "undisturbed", *options)
@@ -131,7 +121,7 @@ def test_killed_stopped_and_repeated_a_training_ends_as_if_nothing_had_happened(
     environment = {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
     with started(*words, log=tmp_path / "first.log", **environment) as first:
         wait_until(lambda: last_step(run) > 35, first)
-        kill_a_worker(first)
+        workers_of(first)[1].kill()
         wait_until(lambda: len(starts(run)) == 2, first)
         wait_until(lambda: last_step(run) > starts(run)[1] + 40, first)
         first.send_signal(signal.SIGTERM)
@@ -141,10 +131,17 @@ def test_killed_stopped_and_repeated_a_training_ends_as_if_nothing_had_happened(
     assert (run / "checkpoints" / f"step-{stopped_at:08d}" / "card.json").exists()
     assert statuses(run)[-1] == "KILLED"
 
+    with started(*words, log=tmp_path / "second.log", **environment) as second:
+        wait_until(lambda: len(starts(run)) == 3 and last_step(run) > stopped_at + 10, second)
+        workers_of(second)[1].terminate()  # as a machine that is taken away does
+        assert second.wait(120) == 143
+    ended_at = last_step(run)
+    assert (run / "checkpoints" / f"step-{ended_at:08d}" / "card.json").exists() and statuses(run)[-1] == "KILLED"
+
     again = sonograph(*words, **environment)
     assert again.returncode == 0, again.stderr
     assert again.stdout.splitlines()[-1] == str(run)
-    assert starts(run)[2:] == [stopped_at] and statuses(run)[-1] == "FINISHED"
+    assert starts(run)[2:] == [stopped_at, ended_at] and statuses(run)[-1] == "FINISHED"
 
     in_two_processes(undisturbed)
     assert losses(run) == losses(undisturbed.run)
@@ -154,50 +151,6 @@ def test_killed_stopped_and_repeated_a_training_ends_as_if_nothing_had_happened(
     complete = sonograph(*words, **environment)
     assert complete.returncode == 0 and "complete since an earlier call" in complete.stderr
     assert "starting" not in complete.stderr
-
-
-@contextmanager
-def started(*words: object, log: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
-    """The real command in the background; whatever is left of it ends with the block."""
-    command = [sys.executable, "-m", "sonograph", *map(str, words)]
-    paths = {"PYTHONPATH": str(REPOSITORY), **environment}
-    with log.open("wb") as file:
-        process = subprocess.Popen(command, cwd=REPOSITORY, env={**os.environ, **paths}, stdout=file, stderr=file)
-    try:
-        yield process
-    finally:
-        for child in [*psutil.Process(process.pid).children(recursive=True), process] if process.poll() is None else []:
-            child.kill()
-        process.wait()
-
-
-def wait_until(holds: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = 150) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert process.poll() is None, "the command ended too early"
-        assert time.monotonic() < end, "nothing happened in time"
-        time.sleep(0.05)
-
-
-def kill_a_worker(process: subprocess.Popen[bytes]) -> None:
-    children = psutil.Process(process.pid).children(recursive=True)
-    workers = [child for child in children if "RayTrainWorker" in " ".join(child.cmdline())]
-    assert len(workers) == 2
-    workers[1].kill()
-
-
-def last_step(run: Path) -> int:
-    return max(curves(run).get("train/loss", {0: 0.0}))
-
-
-def starts(run: Path) -> list[int]:
-    """The steps from which workers began, one each time that they were started."""
-    tags = [event.fields["values"] for event in events(run) if event.kind == "tags"]
-    return [int(values["training.from_step"]) for values in tags if "training.from_step" in values]
-
-
-def statuses(run: Path) -> list[str]:
-    return [event.fields["status"] for event in events(run) if event.kind == "status"]
 
 
 def test_an_absent_ray_head_ends_the_command_soon_with_a_remedy(noise, tmp_path):
@@ -218,8 +171,40 @@ def test_a_loss_that_is_no_number_stops_the_training_and_names_the_example(tmp_p
     assert work(task) is None
     problem = json.loads(task.problem_file.read_bytes())
     assert problem["exit_code"] == RunFailed.exit_code
-    assert re.search(r"step 0 is nan.*8 examples.*no numbers: 5\.", problem["message"])
+    assert re.search(r"step 0 was refused: its loss is nan.*8 examples.*no numbers: 5 \(.+\)\.", problem["message"])
     assert not list(task.checkpoints.glob("step-*"))
+
+
+def test_a_broken_batch_is_skipped_within_the_budget_and_named(tmp_path):
+    powers = [np.ones((128, 96), np.float32) + number for number in range(24)]
+    powers[5][:] = np.nan
+    for split, part in (("train", powers), ("valid", powers[8:16])):
+        write_split(tmp_path / "poisoned" / split, part, {"pitch": list(range(len(part)))})
+    words = ["--epochs", "2", "--engine.skip-budget", "2"]
+    task = task_of(tmp_path / "poisoned", tmp_path / "run", *words)
+    assert work(task) == 6
+    notes = [text for event in events(task.run) if event.kind == "tags" for text in event.fields["values"].items()]
+    skipped = {name: text for name, text in notes if name.startswith("skipped.")}
+    assert len(skipped) == 2 and all("its loss is nan" in text and ": 5 (" in text for text in skipped.values())
+    assert list(curves(task.run)["train/skipped"].values()) == [1, 2]
+    assert set(losses(task.run)) | set(curves(task.run)["train/skipped"]) == set(range(1, 7))
+    assert all(np.isfinite(list(losses(task.run).values())))
+
+    tight = task_of(tmp_path / "poisoned", tmp_path / "tight", "--epochs", "2", "--engine.skip-budget", "1")
+    assert work(tight) is None
+    message = json.loads(tight.problem_file.read_bytes())["message"]
+    assert "1 batches were skipped before it, 1 may be" in message and "--engine.skip-budget" in message
+
+
+def test_speed_memory_and_the_use_of_the_processor_are_measured(noise, tmp_path):
+    task = task_of(noise, tmp_path / "run")
+    work(task)
+    measured = curves(task.run)
+    flops = task.costs(torch.device("cpu"))["flops_per_example"]
+    for step, rate in measured["train/examples_per_second"].items():
+        assert measured["train/model_flops_per_s"][step] == pytest.approx(rate * flops)
+        assert 0 < measured["train/mfu"][step] < 1 and 0 <= measured["train/data_wait"][step] <= 1
+        assert measured["train/memory_gib"][step] > 0.1
 
 
 def test_a_worker_leaves_a_note_of_what_no_restart_can_cure(noise, tmp_path):
@@ -240,6 +225,14 @@ def test_settings_are_shown_by_a_dry_run_that_writes_nothing(noise, tmp_path, ca
     outcome = main(command_of(noise, tmp_path / "run", "--dry-run", "--model.log1p", "true"))
     assert json.loads(capsys.readouterr().out)["model"]["log1p"] is True
     assert outcome["steps"] == 2 * EXAMPLES // BATCH_EXAMPLES and not (tmp_path / "run").exists()
+
+
+def test_a_config_is_printed_as_json_without_any_dataset(tmp_path):
+    done = sonograph(*DEBUG, "--data.dataset", tmp_path / "nowhere", "--model.log1p", "true", "--print-config")
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout)
+    assert printed["model"]["log1p"] is True and printed["data"]["dataset"] == str(tmp_path / "nowhere")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_default_folder_is_named_by_what_is_learned(noise):
@@ -264,6 +257,33 @@ def test_data_that_does_not_fit_is_refused_before_the_first_step(noise, tmp_path
     with pytest.raises(kind, match=told):
         main(command_of(noise, tmp_path / "run", *words))
     assert not (tmp_path / "run").exists()
+
+
+def test_columns_of_other_contracts_are_refused(tmp_path):
+    write_bumps(tmp_path / "mixed", examples={"train": 12})
+    write_bumps(tmp_path / "mixed", examples={"valid": 8}, contract={"fingerprint": "another"})
+    with pytest.raises(DataProblem, match=r"another|different"):
+        main(command_of(tmp_path / "mixed", tmp_path / "run"))
+    write_bumps(tmp_path / "other", examples={"train": 12, "valid": 8}, contract={"hop_samples": 160})
+    with pytest.raises(DataProblem, match="hop_samples"):
+        main(command_of(tmp_path / "other", tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_clips_shorter_than_a_view_are_left_out_and_counted(tmp_path, caplog):
+    powers = [np.ones((128, 96 if number % 3 else 80), np.float32) + number for number in range(24)]
+    for split in ("train", "valid"):
+        write_split(tmp_path / "mixed" / split, powers, {"pitch": list(range(24))})
+    assert task_of(tmp_path / "mixed", tmp_path / "run").steps == 2 * 16 // BATCH_EXAMPLES
+    assert "8 examples are shorter than 96 frames and left out" in caplog.text
+
+
+def test_a_batch_of_silence_alone_is_an_ordinary_one(tmp_path):
+    for split in ("train", "valid"):
+        write_split(tmp_path / "silent" / split, [np.zeros((128, 96), np.float32)] * 8, {"pitch": [0] * 8})
+    task = task_of(tmp_path / "silent", tmp_path / "run")
+    assert work(task) == task.steps
+    assert all(np.isfinite(list(losses(task.run).values())))
 
 
 def test_a_dataset_that_is_not_there_is_refused_with_the_command_that_builds_it(tmp_path):

@@ -1,7 +1,7 @@
 """Checkpoints that are whole or absent: weights as safetensors, the exact state of training, and the card last.
 
 RUN/checkpoints/step-00000600/{model.safetensors, engine/..., card.json}; the card names every file with its SHA-256.
-`open_model` needs neither deepspeed nor ray and unpickles nothing.
+`open_model` needs neither deepspeed nor ray. Nothing here is ever unpickled, and any number of workers continues.
 """
 
 import json
@@ -19,19 +19,17 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
-from safetensors.torch import save as as_safetensors
 from torch import Tensor, nn
 
 from shards.problem import DataProblem, EnvironmentProblem, UsageProblem
 from shards.store import PARTIAL, digest_of, sha256_of, write_json
 from trainers.config import TrainConfig, config_from_dict
 from trainers.global_batch import rank, world_size
+from trainers.tensor_files import read_part, write_part
 
 log = logging.getLogger(__name__)
-FORMAT, VERSION = "sonograph-checkpoint", 1
+FORMAT, VERSION = "sonograph-checkpoint", 2
 CARD, WEIGHTS, ENGINE, BEST = "card.json", "model.safetensors", "engine", "best.json"
-_TORCH_WRITER = "inline_container"  # the source file that torch.save's errors name
 _MODEL_PREFIX = "model."  # where an objective holds the model that it trains
 
 
@@ -86,22 +84,21 @@ def save(trainee: Trainee, checkpoints: Path, *, about: Mapping[str, Any], keep:
 def resume(trainee: Trainee, checkpoints: Path, *, identity: Mapping[str, Any]) -> int:
     """Put the trainee into the state of the newest whole checkpoint; returns its step, 0 when there is none.
 
-    Raises DataProblem when it belongs to another training, or is bound to another number of workers.
+    Raises DataProblem when it belongs to another training.
     """
-    own = newest_step(checkpoints, identity, workers=world_size()) if rank() == 0 else 0
+    own = newest_step(checkpoints, identity) if rank() == 0 else 0
     step = trainee.from_rank_zero(own)
     if step:
         trainee.load(checkpoints / f"step-{step:08d}" / ENGINE)
     return step
 
 
-def newest_step(checkpoints: Path, identity: Mapping[str, Any], *, workers: int) -> int:
+def newest_step(checkpoints: Path, identity: Mapping[str, Any]) -> int:
     """The step from which this training continues, 0 for its beginning. Raises DataProblem when it cannot."""
     found = newest(checkpoints)
     if found is None:
         return 0
     require_same(found.card["identity"], identity, found.folder)
-    _require_workers(found, identity, workers)
     return found.step
 
 
@@ -162,17 +159,24 @@ def require_same(theirs: Mapping[str, Any], ours: Mapping[str, Any], place: Path
 def checkpoint_folder(place: Path) -> Path:
     """The checkpoint that a run or checkpoint folder names; of a run, the one of the lowest validation loss.
 
-    Raises UsageProblem when there is none.
+    Raises UsageProblem when there is none, DataProblem when the one that the run points to is gone.
     """
     if (place / CARD).is_file():
         return place
     try:
-        return place / "checkpoints" / json.loads((place / "checkpoints" / BEST).read_bytes())["checkpoint"]
+        best = place / "checkpoints" / json.loads((place / "checkpoints" / BEST).read_bytes())["checkpoint"]
     except (OSError, ValueError, KeyError):
         raise UsageProblem(
             f"{place} holds no checkpoint, neither {CARD} nor checkpoints/{BEST}, so there is no model to open. Name "
             "the folder that sonograph train printed as its last line, or one of its checkpoints/step-*."
         ) from None
+    if not best.is_dir():
+        left = ", ".join(sorted(str(folder) for folder in (place / "checkpoints").glob("step-*"))) or "none"
+        raise DataProblem(
+            f"{place / 'checkpoints' / BEST} points to {best.name}, which is gone, so the best model cannot be opened. "
+            f"Name one that is left ({left}), or continue the training: its next checkpoint points anew."
+        )
+    return best
 
 
 def open_model(place: Path, *, random: bool = False) -> tuple[nn.Module, dict[str, Any]]:
@@ -188,7 +192,7 @@ def open_model(place: Path, *, random: bool = False) -> tuple[nn.Module, dict[st
         model = config.model.build()
     if not random:
         _require_digest(folder, WEIGHTS, card)
-        _fill(model, load_file(str(folder / WEIGHTS)), folder)
+        _fill(model, read_part(folder / WEIGHTS), folder)
     return model.eval(), card
 
 
@@ -205,16 +209,6 @@ def _whole(folder: Path) -> Checkpoint | None:
     except DataProblem as error:
         log.warning("%s Falling back to the checkpoint before it.", error)
         return None
-
-
-def _require_workers(found: Checkpoint, identity: Mapping[str, Any], workers: int) -> None:
-    stage, before = identity["engine.zero_stage"], found.card["world_size"]
-    if stage and before != workers:
-        raise DataProblem(
-            f"{found.folder} was written by {before} workers with --engine.zero-stage {stage}, which splits the "
-            f"optimiser's state over them; {workers} cannot put it together. Continue with --workers {before}. Only "
-            "--engine.zero-stage 0 continues on any number."
-        )
 
 
 def _fill(model: nn.Module, weights: Mapping[str, Tensor], folder: Path) -> None:
@@ -237,7 +231,7 @@ def _require_digest(folder: Path, name: str, card: Mapping[str, Any]) -> None:
 
 def _commit(partial: Path, final: Path, weights: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
     """The proof comes last: weights, digests, card; then the folder gets its name."""
-    (partial / WEIGHTS).write_bytes(as_safetensors(dict(weights)))  # its own writer hides files from other users
+    write_part(partial / WEIGHTS, weights)
     files = {str(path.relative_to(partial)): _settled(path) for path in sorted(partial.rglob("*")) if path.is_file()}
     card = {
         **about,
@@ -260,9 +254,7 @@ def _commit(partial: Path, final: Path, weights: Mapping[str, Tensor], about: Ma
 def _disk_errors_explained(final: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, SafetensorError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and _TORCH_WRITER not in str(error):
-            raise  # a collective whose neighbour is lost
+    except (OSError, SafetensorError) as error:
         free_mib = shutil.disk_usage(final.parents[1]).free / 2**20
         raise EnvironmentProblem(
             f"{final} could not be written: {str(error).splitlines()[0]} ({free_mib:,.0f} MiB are free there). The "

@@ -5,7 +5,7 @@ import json
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +17,8 @@ from shards.manifest import Manifest
 from shards.problem import DataProblem, EnvironmentProblem, RunFailed, UsageProblem
 from shards.store import write_json
 from trainers import checkpoint
-from trainers.config import config_to_dict, identity, read_config, words_of
+from trainers.command_line import words_of
+from trainers.config import config_to_dict, identity, read_config
 from trainers.progress import Progress
 from trainers.provenance import provenance
 from trainers.spectrogram import views_figure
@@ -27,6 +28,7 @@ from trainers.tracking import Run, Signature
 log = logging.getLogger(__name__)
 CONFIG, _LOCK = "config.json", "train.lock"
 _POLL_SECONDS, _GRACE_SECONDS, _ATTEMPTS = 0.5, 60.0, 8
+_TERMINATED = 128 + signal.SIGTERM
 _PROBLEMS = {problem.exit_code: problem for problem in (UsageProblem, DataProblem, EnvironmentProblem, RunFailed)}
 
 
@@ -71,34 +73,49 @@ def settle(task: Task) -> None:
     write_json(path, config_to_dict(task.config))
 
 
-def attend(task: Task, work: Callable[[Task], Any]) -> None:
+def attend(tasks: Sequence[Task], work: Callable[[Sequence[Task]], Any]) -> None:
     """Run the workers, show their progress, pass signals on to them, and raise the problem that ended them.
 
-    Ctrl-C and SIGTERM let the step end and write a checkpoint; a second one does not wait for it.
+    One group of workers does all `tasks` in turn. Ctrl-C and SIGTERM let the step end and write a checkpoint; a second
+    one does not wait for it. A SIGTERM that a worker got ends the command in the same way.
     """
-    task.stop_file.unlink(missing_ok=True)
-    task.problem_file.unlink(missing_ok=True)
-    progress, outcome = Progress(task), Future[Any]()
-    threading.Thread(target=_launch, args=(task, work, outcome), name="launch", daemon=True).start()
-    log.info("train %s  starting %d workers", task.config.name, task.workers)
+    for task in tasks:
+        task.stop_file.unlink(missing_ok=True)
+        task.problem_file.unlink(missing_ok=True)
+    every, outcome = [Progress(task) for task in tasks], Future[Any]()
+    threading.Thread(target=_launch, args=(tasks, work, outcome), name="launch", daemon=True).start()
+    several = f" for {len(tasks)} trainings" if len(tasks) > 1 else ""
+    log.info("train %s  starting %d workers%s", tasks[0].config.name, tasks[0].workers, several)
     try:
         while not outcome.done():
             wait([outcome], timeout=_POLL_SECONDS)
             _keep_signals()
-            progress.report()
+            for progress in every:
+                progress.report()
     except (KeyboardInterrupt, SystemExit):
-        if progress.began:
-            log.info("train %s  stopping: the workers end this step and write a checkpoint", task.config.name)
-            task.stop_file.touch()
-            wait([outcome], timeout=_GRACE_SECONDS)
-            task.stop_file.unlink()
-            progress.report()
+        if any(progress.began for progress in every):
+            log.info("train %s  stopping: the workers end this step and write a checkpoint", tasks[0].config.name)
+            _stop(tasks, outcome)
+            for progress in every:
+                progress.report()
         _abandon(outcome)
         raise
-    if task.problem_file.exists():
-        problem = json.loads(task.problem_file.read_bytes())
-        raise _PROBLEMS.get(problem["exit_code"], RunFailed)(problem["message"])
+    for task in tasks:
+        if task.problem_file.exists():
+            problem = json.loads(task.problem_file.read_bytes())
+            raise _PROBLEMS.get(problem["exit_code"], RunFailed)(problem["message"])
     outcome.result()
+    if any(task.stop_file.exists() for task in tasks):
+        raise SystemExit(_TERMINATED)
+
+
+def _stop(tasks: Sequence[Task], outcome: "Future[Any]") -> None:
+    """Ask the workers to end, and wait for their checkpoint as long as a scheduler would."""
+    for task in tasks:
+        task.stop_file.touch()
+    wait([outcome], timeout=_GRACE_SECONDS)
+    for task in tasks:
+        task.stop_file.unlink(missing_ok=True)
 
 
 def describe(run: Run, task: Task) -> None:
@@ -113,7 +130,7 @@ def describe(run: Run, task: Task) -> None:
             f"{manifest.corpus}/{split}", digest=manifest.fingerprint, source=source, context=context, split=split
         )
     if not (run.folder / "plots" / "views.png").exists():
-        run.figure("views", views_figure(task.training().batch(0).to("cpu")))
+        run.figure("views", views_figure(task.unchanged.training().batch(0).to("cpu")))
 
 
 def _from_here(path: Path) -> str:
@@ -125,7 +142,7 @@ def register(run: Run, task: Task) -> None:
     """Offer the checkpoint of the lowest validation loss as `candidate` of the registered model SYSTEM-VARIANT."""
     folder = checkpoint.checkpoint_folder(task.run)
     model, _ = checkpoint.open_model(folder)
-    example = task.validation().batch(0).to("cpu").views[0][:2]
+    example = task.unchanged.validation().batch(0).to("cpu").views[0][:2]
     with torch.inference_mode():
         width = model(example).shape[1]
     signature = Signature((-1, *example.shape[1:]), (-1, width))
@@ -149,10 +166,10 @@ def _abandon(outcome: "Future[Any]") -> None:
             wait([outcome], timeout=1.0)
 
 
-def _launch(task: Task, work: Callable[[Task], Any], outcome: "Future[Any]") -> None:
+def _launch(tasks: Sequence[Task], work: Callable[[Sequence[Task]], Any], outcome: "Future[Any]") -> None:
     try:
         from trainers.launch import on_workers
 
-        outcome.set_result(on_workers(work, task, workers=task.workers, folder=task.run / "ray"))
+        outcome.set_result(on_workers(work, tasks, workers=tasks[0].workers, folder=tasks[0].run / "ray"))
     except BaseException as error:
         outcome.set_exception(error)

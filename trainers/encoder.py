@@ -21,10 +21,11 @@ from shards.reader import Reader
 from shards.words import nearest
 from trainers.checkpoint import WEIGHTS, checkpoint_folder, open_model, read_card
 from trainers.config import config_from_dict, config_to_dict, load
+from trainers.published import adopt
 
 log = logging.getLogger(__name__)
 MEL = "mel"
-MODELS = Path("runs/models")  # where registered models of a remote store are copied to
+MODELS = Path("runs/models")  # where registered models of a remote store are copied to, and published ones kept
 _LOG_SECONDS = 10.0
 
 
@@ -115,7 +116,8 @@ def require_contract(name: str, contract: Mapping[str, object] | None, reader: R
 def open_encoder(reference: str, *, size: str = "paper", seed: int = 0, device: str = "cpu") -> Encoder:
     """The encoder that a CHECKPOINT on the command line names, in evaluation mode on `device`.
 
-    RUN (its best checkpoint by validation), RUN/checkpoints/step-N, models:/NAME@ALIAS; and the controls:
+    RUN (its best checkpoint by validation), RUN/checkpoints/step-N, models:/NAME@ALIAS; published:PATH, weights of
+    Myna as their authors gave them out, published:PATH@vertical where their patches are upright; and the controls:
     random:SYSTEM:VARIANT, fresh weights from `seed` at `size`; random:RUN, fresh weights of that run's own config;
     column:mel, the mean over all frames of log(1 + power), 128 wide. Raises UsageProblem or DataProblem when the
     reference leads to nothing.
@@ -125,6 +127,8 @@ def open_encoder(reference: str, *, size: str = "paper", seed: int = 0, device: 
         encoder = _column(rest)
     elif kind == "random":
         encoder = _random(rest, size, seed)
+    elif kind == "published":
+        encoder = replace(_trained(str(adopt(rest, MODELS))), name=reference)
     else:
         encoder = _trained(reference)
     return replace(encoder, model=encoder.model.eval().to(device), device=device)
@@ -192,5 +196,5 @@ def _existing(place: Path) -> Path:
     hint = nearest(str(place), runs) if runs else "Train one: sonograph train myna:base --size laptop."
     raise UsageProblem(
         f"There is no folder {place}, so there is no model to open. {hint} A CHECKPOINT is a run folder, one of its "
-        "checkpoints/step-*, models:/NAME@ALIAS, random:SYSTEM:VARIANT, random:RUN or column:mel."
+        "checkpoints/step-*, models:/NAME@ALIAS, published:PATH, random:SYSTEM:VARIANT, random:RUN or column:mel."
     )

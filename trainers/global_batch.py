@@ -6,7 +6,7 @@ Without a process group, world size 1 is assumed and everything is the identity.
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch import distributed as dist
 
@@ -21,7 +21,7 @@ def rank() -> int:
     return dist.get_rank() if world_size() > 1 else 0
 
 
-def gather(rows: Float[Tensor, "batch ..."]) -> Float[Tensor, "global_batch ..."]:
+def gather(rows: Shaped[Tensor, "batch ..."]) -> Shaped[Tensor, "global_batch ..."]:
     """Rows of all ranks in rank order; every rank must bring equally many.
 
     Gradients return to the rank that computed a row, summed over the losses of all ranks. A loss whose mean over

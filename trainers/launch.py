@@ -22,9 +22,11 @@ os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # relative paths keep thei
 import ray
 import ray.train
 import torch
+from ray.train.backend import Backend
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from shards.problem import EnvironmentProblem, RunFailed
+from trainers.eviction import heed
 
 log = logging.getLogger(__name__)
 Argument = TypeVar("Argument")
@@ -37,6 +39,7 @@ def on_workers(work: Callable[[Argument], Any], argument: Argument, *, workers: 
     """Run `work(argument)` on every worker; returns what rank 0 returns.
 
     When a worker dies, all are started again, at most three times: `work` must continue from its own checkpoints.
+    A worker that is told to end by SIGTERM goes on: `work` has to ask trainers/eviction.py, and to return soon.
     Raises EnvironmentProblem when the cluster cannot be reached, RunFailed when the workers keep failing.
     """
     with _cluster(workers):
@@ -47,7 +50,7 @@ def on_workers(work: Callable[[Argument], Any], argument: Argument, *, workers: 
         trainer = TorchTrainer(
             _work_in_group,
             train_loop_config={"work": work, "argument": argument},
-            torch_config=TorchConfig(backend="nccl" if on_gpus else "gloo", timeout_s=_COLLECTIVE_SECONDS),
+            torch_config=_Group("nccl" if on_gpus else "gloo", timeout_s=_COLLECTIVE_SECONDS),
             scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=on_gpus),
             run_config=ray.train.RunConfig(
                 name=folder.name,
@@ -64,6 +67,19 @@ def on_workers(work: Callable[[Argument], Any], argument: Argument, *, workers: 
 def shut_down() -> None:
     """End a local Ray, or leave the cluster, whatever it is doing; `on_workers` then raises in its own thread."""
     ray.shutdown()
+
+
+class _Group(TorchConfig):
+    """A process group whose members heed SIGTERM, at which Ray's own workers exit at once."""
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        class Heeding(super().backend_cls):  # type: ignore[misc]
+            def on_training_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+                super().on_training_start(worker_group, backend_config)
+                worker_group.execute(heed)  # in the main thread; the work runs in another
+
+        return Heeding
 
 
 def _work_in_group(config: dict[str, Any]) -> Any:

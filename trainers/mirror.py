@@ -152,6 +152,11 @@ class Mirror:
         return Progress.read(self._run.folder, self._address).url
 
     @property
+    def run_id(self) -> str:
+        """The run's name in MLflow, empty until the store has answered once."""
+        return Progress.read(self._run.folder, self._address).run_id
+
+    @property
     def waiting(self) -> int:
         """Lines of the log that MLflow has not got yet."""
         return Progress.read(self._run.folder, self._address).waiting(self._run.folder)

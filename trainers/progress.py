@@ -34,6 +34,9 @@ class Progress:
         if "training.from_step" in values:
             self._began = event.time_ms, int(values["training.from_step"])
             return [f"step {self._began[1]}/{self._task.steps}  {self._task.workers} workers are at work"]
+        for name, text in values.items():
+            if name.startswith("skipped.step-"):
+                return [f"{name.removeprefix('skipped.')} skipped: {text}"]
         place = f"step {step}/{self._task.steps}"
         if "train/loss" in values:
             return [f"{place}  {_measured(values)}  {self._left(step, event.time_ms)}"]
@@ -50,5 +53,5 @@ class Progress:
 def _measured(values: dict[str, float]) -> str:
     return (
         f"loss {values['train/loss']:.3f}  {values['train/examples_per_second']:,.0f} examples/s  "
-        f"data wait {values['train/data_wait']:.0%}  grad {values['train/grad_norm']:.2f}"
+        f"data wait {values['train/data_wait']:.0%}  memory {values['train/memory_gib']:.1f} GiB"
     )

@@ -1,11 +1,16 @@
 """One training, resolved and checked: what a worker needs to know, before any worker starts."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from torch import nn
+
+from shards.features.mel import Mel
 from shards.loader import Loader
 from shards.loading.dataset import Dataset
 from shards.manifest import Manifest
@@ -14,9 +19,15 @@ from shards.reader import Reader
 from shards.store import digest_of
 from shards.stores.remote import place_of
 from shards.views import Views
-from trainers.config import Command, TrainConfig, config_to_dict, identity
+from trainers.augmentation import SAMPLE_RATE_HZ
+from trainers.checkpoint import build_objective
+from trainers.command_line import Command
+from trainers.config import SizedObjective, TrainConfig, config_to_dict, identity
+from trainers.hearing import COLUMN, chain_of, hear, mix, samples_of
+from trainers.pace import flops_per_example, peak_flops
 
 TRAIN, VALID = "train", "valid"
+_COUNTED_EXAMPLES = 2  # the fewest that can be told apart
 
 
 @dataclass(frozen=True)
@@ -74,23 +85,69 @@ class Task:
             "run": self.run.name,
         }
 
+    def objective(self) -> nn.Module:
+        """What is trained, with its initial weights; sized for the dataset where it remembers every example."""
+        config, objective = self.config, self.config.objective
+        if isinstance(objective, SizedObjective):
+            config = replace(config, objective=objective.sized(self.manifest.planned))
+        built, data = build_objective(config), config.data
+        if data.sound:
+            hear(built, self._mel(), sound=data.sound, frames=data.frames)
+        if data.mixup:
+            mix(built)
+        return built
+
+    @property
+    def unchanged(self) -> "Task":
+        """The same training on its column as it is: what pictures of the data and a model's inputs are of."""
+        data = replace(self.config.data, sound="", mixup=False)
+        return replace(self, config=replace(self.config, data=data))
+
+    def costs(self, device: torch.device) -> dict[str, float]:
+        """FLOPs of one example in a step, and FLOPs a second of all workers; all of them measure together."""
+        examples = self._loader(TRAIN, _COUNTED_EXAMPLES, 0, 1).batch(0)
+        return {
+            "flops_per_example": flops_per_example(self.objective, examples, device),
+            "peak_flops": peak_flops(device, self.config.engine.precision),
+        }
+
+    def names(self, index: np.ndarray) -> list[str]:
+        """Examples of the training split as people look for them: `5 (guitar_acoustic_010-060-100)`."""
+        reader = Reader(self.dataset / TRAIN, self.config.data.column)
+        keys = reader.labels("key")[np.searchsorted(reader.indices, index)]
+        return [f"{number} ({key})" for number, key in zip(index.tolist(), keys.tolist(), strict=True)]
+
     def training(self, rank: int = 0, world: int = 1) -> Loader:
         """This rank's part of the training batches."""
         return self._loader(TRAIN, self.config.data.batch_examples, rank, world)
 
     def validation(self, rank: int = 0, world: int = 1) -> Loader:
         """This rank's part of the validation batches; a split smaller than a batch is one batch."""
-        reader = Reader(self.dataset / VALID, self.config.data.column)
+        reader = Reader(self.dataset / VALID, self._column)
         return self._loader(VALID, min(self.config.data.batch_examples, len(reader)), rank, world, reader)
+
+    @property
+    def _column(self) -> str:
+        return COLUMN if self.config.data.sound else self.config.data.column
+
+    def _mel(self) -> Mel:
+        """The mel of the column that is trained for. Raises UsageProblem where it is none of Myna's rate."""
+        feature = Reader(self.dataset / TRAIN, self.config.data.column).feature
+        if not isinstance(feature, Mel) or feature.sample_rate_hz != SAMPLE_RATE_HZ:
+            raise UsageProblem(
+                f"data.sound={self.config.data.sound} changes sound of {SAMPLE_RATE_HZ:,} Hz before its mel, and "
+                f"column '{self.config.data.column}' is no mel of that rate. Train on column mel, or without it."
+            )
+        return feature
 
     def _loader(self, split: str, batch_examples: int, rank: int, world: int, reader: Reader | None = None) -> Loader:
         data = self.config.data
         order = data.order if split == TRAIN else "global"
         return Loader(
-            Dataset(reader or Reader(self.dataset / split, data.column), order=order),
+            Dataset(reader or Reader(self.dataset / split, self._column), order=order),
             batch_examples=batch_examples,
             seed=self.config.seed,
-            views=Views(count=2, frames=data.frames),
+            views=Views(count=2, frames=samples_of(data.frames) if data.sound else data.frames),
             rank=rank,
             world=world,
             threads=data.prefetch_threads,
@@ -116,6 +173,8 @@ def prepare(command: Command) -> Task:
             "loss would be of another input. Build both splits with one command."
         )
     _require_shapes(config, contract)
+    if config.data.sound:
+        chain_of(config.data.sound), task._mel()
     _require_division(config, command.workers)
     assert task.steps and task.validation().steps_per_epoch  # raises DataProblem when a split cannot fill one batch
     return task

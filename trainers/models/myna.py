@@ -1,8 +1,10 @@
 """Myna: a SimpleViT over mel patches that never computes the patches it does not keep.
 
-Parameter names are those of the published checkpoints (and of vit-pytorch's SimpleViT), so weights pass both ways.
+Square patches, vertical ones, or both through one transformer (hybrid). Parameter names are those of the published
+checkpoints (and of vit-pytorch's SimpleViT), so weights pass both ways.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,27 +15,28 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from shards.problem import UsageProblem
+from trainers.chance import random_bits
+from trainers.models.transformer import BlockShape, Transformer
 
-# Constants of splitmix64 (Steele et al. 2014) as signed 64-bit integers; products wrap modulo 2^64 on every device.
-_GOLDEN_GAMMA = 0x9E3779B97F4A7C15 - 2**64
-_FIRST_MULTIPLIER = 0xBF58476D1CE4E5B9 - 2**64
-_SECOND_MULTIPLIER = 0x94D049BB133111EB - 2**64
+SQUARE, VERTICAL = "square", "vertical"
 
 
 @dataclass(frozen=True)
 class MynaConfig:
-    """Shape of the encoder; the defaults are Myna-Base (22M). Patches of 128 x 2 give Myna-Vertical."""
+    """Shape of the encoder; the defaults are Myna-Base (22M)."""
 
     patch_bands: int = 16
-    """Height of a patch in mel bands."""
+    """Height of a patch in mel bands; all of them make Myna-Vertical."""
     patch_frames: int = 16
     """Width of a patch in frames."""
+    second_patch: tuple[int, ...] = ()
+    """Bands and frames of a second kind of patch: a hybrid."""
     bands: int = 128
     """Mel bands of the input."""
     frames: int = 96
     """Frames of a training crop and of an evaluation window."""
     width: int = 384
-    """Width of a token, and of the embedding."""
+    """Width of a token, and of the embedding of one kind of patch."""
     depth: int = 12
     """Number of transformer blocks."""
     heads: int = 6
@@ -46,10 +49,17 @@ class MynaConfig:
     """Compress mel power with log(1 + x) on input; the paper feeds raw power."""
 
     def __post_init__(self) -> None:
-        if self.bands % self.patch_bands or self.frames % self.patch_frames:
+        if len(self.second_patch) not in (0, 2):
             raise UsageProblem(
-                f"patches of {self.patch_bands} bands x {self.patch_frames} frames do not tile a mel of {self.bands} "
-                f"bands x {self.frames} frames, so part of it would never be seen. Choose divisors of both."
+                f"second_patch={self.second_patch} is no patch, so there is no hybrid to build. Give its bands and "
+                "its frames, 128 2, or nothing."
+            )
+        for patch_bands, patch_frames in self._shapes:
+            self._require_tiling(patch_bands, patch_frames)
+        if len(self.patches) < len(self._shapes):
+            raise UsageProblem(
+                f"both kinds of patch are {self.patchings[0]}, so the hybrid would hear everything twice in one way. "
+                f"Make one of them {self.bands} bands high, and the other not."
             )
         if self.width % 4 or self.width < 8:
             raise UsageProblem(
@@ -58,58 +68,117 @@ class MynaConfig:
             )
 
     @property
+    def patches(self) -> Mapping[str, tuple[int, int]]:
+        """Bands and frames of each kind of patch by its name; the first is the primary one."""
+        return {VERTICAL if bands == self.bands else SQUARE: (bands, frames) for bands, frames in self._shapes}
+
+    @property
+    def patchings(self) -> tuple[str, ...]:
+        """Names of the kinds of patch."""
+        return tuple(self.patches)
+
+    @property
     def tokens(self) -> int:
-        """Patches in one window, before masking."""
-        return (self.bands // self.patch_bands) * (self.frames // self.patch_frames)
+        """Patches of the first kind in one window, before masking."""
+        return self.tokens_of(self.patchings[0])
+
+    def tokens_of(self, patching: str) -> int:
+        """Patches of that kind in one window, before masking."""
+        patch_bands, patch_frames = self.patches[patching]
+        return (self.bands // patch_bands) * (self.frames // patch_frames)
+
+    @property
+    def block(self) -> BlockShape:
+        return BlockShape(self.width, self.heads, self.head_width, self.mlp_width)
 
     def build(self) -> "Myna":
         """A new encoder with random weights from torch's global generator."""
         return Myna(self)
 
+    @property
+    def _shapes(self) -> list[tuple[int, int]]:
+        second = iter(self.second_patch)
+        return [(self.patch_bands, self.patch_frames), *zip(second, second, strict=True)]
+
+    def _require_tiling(self, patch_bands: int, patch_frames: int) -> None:
+        if patch_bands < 1 or patch_frames < 1 or self.bands % patch_bands or self.frames % patch_frames:
+            raise UsageProblem(
+                f"patches of {patch_bands} bands x {patch_frames} frames do not tile a mel of {self.bands} "
+                f"bands x {self.frames} frames, so part of it would never be seen. Choose divisors of both."
+            )
+
 
 class Myna(nn.Module):
-    """Mel power in, mean of the final tokens out."""
+    """Mel power in, mean of the final tokens out; of a hybrid the means of both kinds of patch, one after the other."""
 
     def __init__(self, config: MynaConfig) -> None:
         super().__init__()
         self.config = config
-        patch_values = config.patch_bands * config.patch_frames
-        self.to_patch_embedding = nn.Sequential(
-            Rearrange(
-                "batch (rows patch_bands) (columns patch_frames) -> batch rows columns (patch_bands patch_frames)",
-                patch_bands=config.patch_bands,
-                patch_frames=config.patch_frames,
-            ),
-            PowerNorm(patch_values),
-            nn.Linear(patch_values, config.width),
-            nn.LayerNorm(config.width),
-        )
-        self.transformer = Transformer(config)
+        first, *second = (tokeniser(*patch, width=config.width) for patch in config.patches.values())
+        self.to_patch_embedding = first
+        if second:
+            (self.to_patch_embedding_b,) = second
+        self.transformer = Transformer(config.block, config.depth)
 
     @property
-    def tokens(self) -> int:
-        """Patches in one window, before masking."""
-        return self.config.tokens
+    def patchings(self) -> tuple[str, ...]:
+        """Names of the kinds of patch, each a pass of its own."""
+        return self.config.patchings
+
+    def tokens_of(self, patching: str) -> int:
+        """Patches of that kind in one window, before masking."""
+        return self.config.tokens_of(patching)
+
+    @property
+    def pass_width(self) -> int:
+        """Width of an embedding from one kind of patch."""
+        return self.config.width
 
     @property
     def embedding_width(self) -> int:
-        """Width of what `forward` returns."""
-        return self.config.width
+        """Width of what `forward` returns when no kind of patch is named."""
+        return self.config.width * len(self.patchings)
 
     def forward(
-        self, mel: Float[Tensor, "batch bands frames"], keep: Int[Tensor, "batch kept"] | None = None
+        self,
+        mel: Float[Tensor, "batch bands frames"],
+        keep: Int[Tensor, "batch kept"] | None = None,
+        *,
+        patching: str | None = None,
     ) -> Float[Tensor, "batch width"]:
         """Embed mel power in natural units; only the tokens that `keep` numbers, row by row, are computed.
 
-        Any number of frames that the patch width divides is accepted: positions are computed, not stored.
+        `patching` names one kind of patch; without it a hybrid embeds by each in turn, width 2D. Any number of frames
+        that the patch width divides is accepted: positions are computed, not stored.
         """
-        return self.transformer(self.embed_patches(mel, keep)).mean(dim=1)
+        if patching is None and len(self.patchings) > 1:
+            return torch.cat([self.forward(mel, keep, patching=each) for each in self.patchings], dim=1)
+        return self.transformer(self.embed_patches(mel, keep, patching=patching)).mean(dim=1)
+
+    def hidden_states(
+        self, mel: Float[Tensor, "batch bands frames"], *, patching: str | None = None
+    ) -> list[Float[Tensor, "batch tokens width"]]:
+        """Tokens with their positions, then those after each block, last those after the final norm.
+
+        A hybrid has two sets of tokens: raises UsageProblem unless `patching` names one.
+        """
+        return self.transformer.hidden_states(self.embed_patches(mel, patching=patching))
+
+    def attention_maps(
+        self, mel: Float[Tensor, "batch bands frames"], *, patching: str | None = None
+    ) -> list[Float[Tensor, "batch heads tokens tokens"]]:
+        """Attention of each block, queries over keys, rows that sum to 1. Raises as `hidden_states` does."""
+        return self.transformer.attention_maps(self.embed_patches(mel, patching=patching))
 
     def embed_patches(
-        self, mel: Float[Tensor, "batch bands frames"], keep: Int[Tensor, "batch kept"] | None = None
+        self,
+        mel: Float[Tensor, "batch bands frames"],
+        keep: Int[Tensor, "batch kept"] | None = None,
+        *,
+        patching: str | None = None,
     ) -> Float[Tensor, "batch kept width"]:
         """The transformer's input: patches gathered first, so that hidden ones cost no embedding, then positions."""
-        cut, *embedding = self.to_patch_embedding
+        cut, *embedding = self._tokeniser(patching)
         grid = cut(mel)
         patches = rearrange(grid, "batch rows columns values -> batch (rows columns) values")
         positions = sincos_positions(grid.shape[1], grid.shape[2], self.config.width, device=mel.device)
@@ -120,6 +189,26 @@ class Myna(nn.Module):
         for layer in embedding:
             patches = layer(patches)
         return patches + positions.to(patches.dtype)
+
+    def _tokeniser(self, patching: str | None) -> nn.Sequential:
+        named = patching or (self.patchings[0] if len(self.patchings) == 1 else "")
+        if named not in self.patchings:
+            raise UsageProblem(
+                f"This encoder has no patching '{named}', so it cannot say which tokens are meant. "
+                f"Name one: {' or '.join(self.patchings)}."
+            )
+        return self.to_patch_embedding if named == self.patchings[0] else self.to_patch_embedding_b
+
+
+def tokeniser(patch_bands: int, patch_frames: int, *, width: int) -> nn.Sequential:
+    """(batch, bands, frames) -> (batch, rows, columns, width), lowest bands first; in a patch frames run fastest."""
+    cut = "batch (rows patch_bands) (columns patch_frames) -> batch rows columns (patch_bands patch_frames)"
+    return nn.Sequential(
+        Rearrange(cut, patch_bands=patch_bands, patch_frames=patch_frames),
+        PowerNorm(patch_bands * patch_frames),
+        nn.Linear(patch_bands * patch_frames, width),
+        nn.LayerNorm(width),
+    )
 
 
 def sincos_positions(
@@ -136,24 +225,17 @@ def sincos_positions(
 def keep_tokens(seeds: Int[Tensor, " batch"], *, tokens: int, mask_ratio: float) -> Int[Tensor, "batch kept"]:
     """Numbers of the tokens that each row's 64 random bits leave visible: tokens - int(mask_ratio * tokens) of them.
 
-    Tokens are sorted by a hash of (seed, token) in integer arithmetic, so a row's choice is the same on every
-    device, in every batch and for any number of ranks. Hashes of one row differ, so the order has no ties.
+    So a row's choice is the same on every device, in every batch and for any number of ranks.
     """
-    hidden = int(mask_ratio * tokens)
-    steps = torch.arange(1, tokens + 1, device=seeds.device) * _GOLDEN_GAMMA
-    return _mix64(seeds[:, None] + steps).argsort(dim=1)[:, hidden:]
+    return shuffled_tokens(seeds, tokens=tokens)[:, int(mask_ratio * tokens) :]
 
 
-def _mix64(bits: Int[Tensor, "batch tokens"]) -> Int[Tensor, "batch tokens"]:
-    """The finaliser of splitmix64, a bijection of 64-bit integers whose output bits look independent."""
-    bits = (bits ^ _shift_right(bits, 30)) * _FIRST_MULTIPLIER
-    bits = (bits ^ _shift_right(bits, 27)) * _SECOND_MULTIPLIER
-    return bits ^ _shift_right(bits, 31)
+def shuffled_tokens(seeds: Int[Tensor, " batch"], *, tokens: int) -> Int[Tensor, "batch tokens"]:
+    """All numbers of tokens in an order that each row's 64 random bits decide, from hidden first to visible last.
 
-
-def _shift_right(bits: Int[Tensor, "batch tokens"], places: int) -> Int[Tensor, "batch tokens"]:
-    # torch shifts signed integers arithmetically; the mask clears the copies of the sign.
-    return (bits >> places) & (2 ** (64 - places) - 1)
+    They are sorted by a hash of (seed, token) in integer arithmetic; hashes of one row differ, so there are no ties.
+    """
+    return random_bits(seeds, tokens).argsort(dim=1)
 
 
 class PowerNorm(nn.LayerNorm):
@@ -162,58 +244,3 @@ class PowerNorm(nn.LayerNorm):
     def forward(self, patches: Float[Tensor, "... values"]) -> Float[Tensor, "... values"]:
         weight, bias = self.weight.float(), self.bias.float()
         return F.layer_norm(patches.float(), self.normalized_shape, weight, bias, self.eps).to(self.weight.dtype)
-
-
-class Transformer(nn.Module):
-    """Pre-norm blocks and a final LayerNorm."""
-
-    def __init__(self, config: MynaConfig) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(config.width)
-        self.layers = nn.Sequential(*(Block(Attention(config), FeedForward(config)) for _ in range(config.depth)))
-
-    def forward(self, tokens: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
-        return self.norm(self.layers(tokens))
-
-
-class Block(nn.Sequential):
-    """Parts in a row, each adding to its input."""
-
-    def forward(self, tokens: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
-        for part in self:
-            tokens = tokens + part(tokens)
-        return tokens
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention without biases."""
-
-    def __init__(self, config: MynaConfig) -> None:
-        super().__init__()
-        inner_width = config.heads * config.head_width
-        self.heads = config.heads
-        self.norm = nn.LayerNorm(config.width)
-        self.to_qkv = nn.Linear(config.width, 3 * inner_width, bias=False)
-        self.to_out = nn.Linear(inner_width, config.width, bias=False)
-
-    def forward(self, tokens: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
-        split = "batch tokens (three heads width) -> three batch heads tokens width"
-        query, key, value = rearrange(self.to_qkv(self.norm(tokens)), split, three=3, heads=self.heads)
-        mixed = F.scaled_dot_product_attention(query, key, value)
-        return self.to_out(rearrange(mixed, "batch heads tokens width -> batch tokens (heads width)"))
-
-
-class FeedForward(nn.Module):
-    """LayerNorm, widen, GELU, narrow."""
-
-    def __init__(self, config: MynaConfig) -> None:
-        super().__init__()
-        self.net = nn.Sequential(
-            nn.LayerNorm(config.width),
-            nn.Linear(config.width, config.mlp_width),
-            nn.GELU(),
-            nn.Linear(config.mlp_width, config.width),
-        )
-
-    def forward(self, tokens: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
-        return self.net(tokens)

@@ -1,0 +1,1 @@
+"""One file = the sweeps of one system; each public function makes one, at any size."""
