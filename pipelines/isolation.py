@@ -4,15 +4,19 @@ All is done in this process, at full speed, under a mark in a file. Where a run 
 one died in its midst: now a child process does the work, and the piece that kills it or takes too long is given up.
 """
 
+import ctypes
 import faulthandler
 import math
 import multiprocessing
+import resource
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar
+
+import psutil
 
 from shards.problem import EnvironmentProblem
 from shards.store import PARTIAL
@@ -21,6 +25,8 @@ PIECE_SECONDS = 600.0
 """Longer than any sound recording takes; then its decoder hangs."""
 _START_SECONDS = 300.0  # until a child on a busy machine has imported all it needs
 _MOST_RUNS = 4
+_MEMORY_SHARE = 0.8  # of what is free when a child starts: who takes more is given up before the machine gives out
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 Piece = TypeVar("Piece")
 Outcome = TypeVar("Outcome")
@@ -61,11 +67,17 @@ def mark_of(folder: Path, name: str) -> Path:
 
 
 def _begin(mark: Path) -> int:
-    """Leave a mark; returns how many there are."""
-    mark.parent.mkdir(parents=True, exist_ok=True)
-    with mark.open("ab") as file:
-        file.write(b".")
-        return file.tell()
+    """Leave a mark; returns how many there are. Raises EnvironmentProblem where there is no room for one."""
+    try:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        with mark.open("ab", buffering=0) as file:
+            file.write(b".")
+            return file.tell()
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"Nothing can be written to {mark.parent}: {error.strerror}. Finished shards are kept. See to its disk and "
+            "its permissions, then repeat the same command: it continues where it stopped."
+        ) from error
 
 
 def _watched(function: Callable[[Piece], Outcome], pieces: Sequence[Piece], piece_seconds: float) -> Iterator[Outcome]:
@@ -139,6 +151,8 @@ class _Child:
 
 def _answer(function: Callable[[Any], Any], pipe: Connection) -> None:
     """What the child does, until nobody asks any more."""
+    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)  # native code that hangs hears of it in no other way
+    _limit_memory()
     pipe.send("ready")
     try:
         while True:
@@ -149,6 +163,15 @@ def _answer(function: Callable[[Any], Any], pipe: Connection) -> None:
                 pipe.send(error)
     except (EOFError, OSError):
         return
+
+
+def _limit_memory() -> None:
+    """An allocation that this machine has no room for fails here, instead of having the system kill whom it likes."""
+    room_bytes = psutil.Process().memory_info().vms + int(_MEMORY_SHARE * psutil.virtual_memory().available)
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(
+        resource.RLIMIT_AS, (room_bytes if soft == resource.RLIM_INFINITY else min(room_bytes, soft), hard)
+    )
 
 
 def _ending(exit_code: int) -> str:

@@ -3,10 +3,11 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from shards.manifest import COLUMN, MANIFEST, PLAN, Manifest
 from shards.problem import DataProblem
-from shards.store import canonical_json, remove_partials, write_json
+from shards.store import PARTIAL, canonical_json, remove_partials, write_json
 
 
 def claim(
@@ -32,9 +33,9 @@ def claim(
 
 
 def refuse_foreign(folder: Path) -> None:
-    """Raises DataProblem when files lie in `folder` that no build has put there."""
+    """Raises DataProblem when files lie in `folder` that no build has put there, not even one killed at its first."""
     is_ours = any((folder / name).is_file() for name in (PLAN, MANIFEST))
-    if folder.is_dir() and any(folder.iterdir()) and not is_ours:
+    if folder.is_dir() and any(PARTIAL not in path.name for path in folder.iterdir()) and not is_ours:
         raise DataProblem(
             f"{folder} is not empty and was not made by a build: it has no {PLAN}. Nothing was written, so that "
             "nothing is lost. Pass another --out, or empty the folder."
@@ -56,7 +57,7 @@ def _claim(folder: Path, path: Path, content: Mapping[str, object], by: str) -> 
     if not path.is_file():
         write_json(path, content)
         return
-    found, wanted = json.loads(path.read_bytes()), json.loads(canonical_json(content))
+    found, wanted = _written(path), json.loads(canonical_json(content))
     if path.name == COLUMN and found.get("fingerprint") == wanted["fingerprint"]:
         return  # its weights may have lain elsewhere
     for name in sorted(found.keys() | wanted.keys(), key=lambda name: (name == "fingerprint", name)):
@@ -67,6 +68,19 @@ def _claim(folder: Path, path: Path, content: Mapping[str, object], by: str) -> 
                 f"{folder} holds another {what}: its {name} is {there}, this {by}'s is {here}. Mixing the two would "
                 "make a dataset of neither, so nothing was written. Pass another --out, or delete that folder."
             )
+
+
+def _written(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise DataProblem(
+            f"{path} is damaged: it is no JSON of ours, so what this folder was to hold is not known and nothing was "
+            "written. Delete that file where the folder has a manifest.json, else the folder, and repeat the command."
+        )
+    return found
 
 
 def _difference(there: object, here: object) -> tuple[str, str]:

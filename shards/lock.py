@@ -8,8 +8,9 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from shards.problem import EnvironmentProblem
 
@@ -22,11 +23,10 @@ log = logging.getLogger(__name__)
 def only_writer(folder: Path) -> Iterator[None]:
     """Hold `folder` against other commands that write there, from whatever machine shares it.
 
-    No clock decides. Raises EnvironmentProblem, with who holds it, when another does; where the file system has no
-    locks that is told, and nothing else happens.
+    No clock decides. Raises EnvironmentProblem, with who holds it, when another does, and when nothing can be written
+    there; where the file system has no locks that is told, and nothing else happens.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("a+b", buffering=0) as file:
+    with _opened(folder) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -38,9 +38,21 @@ def only_writer(folder: Path) -> Iterator[None]:
             log.warning("%s  its file system has no locks: make sure that nothing else writes there", folder)
         owner = {"host": platform.node(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
         file.truncate(0)
-        file.write(json.dumps(owner).encode())
+        with suppress(OSError):  # a full disk has no room for the name of who holds the lock
+            file.write(json.dumps(owner).encode())
         yield
         file.truncate(0)
+
+
+def _opened(folder: Path) -> BinaryIO:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return (folder / LOCK).open("a+b", buffering=0)
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"Nothing can be written to {folder}: {error.strerror}. Nothing was done. Pass a folder that can be "
+            "written, or see to its disk and its permissions, then repeat the same command."
+        ) from error
 
 
 def _held(folder: Path, said: bytes) -> str:

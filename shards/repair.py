@@ -13,6 +13,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from shards.lock import only_writer
 from shards.manifest import MANIFEST, Manifest
 from shards.problem import DataProblem
 
@@ -44,16 +45,18 @@ def repair(broken: Mapping[Path, Sequence[Path]], *, root: Path | None, workers:
     """Build the `broken` files of each dataset again; returns the folders in which they lie from now on.
 
     The datasets are all splits of one build, whose source is where it was, or at `root`. Raises DataProblem, with
-    every file back in its place, when the source is gone or the build fails.
+    every file back in its place, when the source is gone or the build fails, and EnvironmentProblem, with nothing
+    moved, while another command writes there.
     """
     words = build_words(list(broken), root)
     moves = list(_moves(broken))
     before = {folder: _fingerprint(folder) for folder in broken}
     try:
-        for move in moves:
-            move.kept.parent.mkdir(parents=True, exist_ok=True)
-            move.place.rename(move.kept)
-            log.warning("set aside  %s -> %s", move.place, move.kept)
+        with only_writer(next(iter(broken)).parent):  # whose unfinished files look like damage
+            for move in moves:
+                move.kept.parent.mkdir(parents=True, exist_ok=True)
+                move.place.rename(move.kept)
+                log.warning("set aside  %s -> %s", move.place, move.kept)
         _run([*words, "--workers", str(workers)])
     except BaseException:
         _put_back(moves)

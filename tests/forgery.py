@@ -35,7 +35,9 @@ SAMPLES = 1_200
 COLUMNS = {feature.column: described(feature) for feature in (MYNA, Audio())}
 
 
-def write_sounding_dataset(folder: Path, examples: int = 5, *, shard_examples: int = 3, seed: int = 0) -> Path:
+def write_sounding_dataset(
+    folder: Path, examples: int = 5, *, shard_examples: int = 3, seed: int = 0, samples: int = SAMPLES
+) -> Path:
     """Noise as mels and as FLAC, of three frames each."""
     rng = np.random.default_rng(seed)
     firsts = range(0, examples, shard_examples)
@@ -47,7 +49,7 @@ def write_sounding_dataset(folder: Path, examples: int = 5, *, shard_examples: i
             columns=COLUMNS,
             labels=LABELS,
             events={},
-            examples=[_example(index, rng) for index in range(first, min(first + shard_examples, examples))],
+            examples=[_example(index, rng, samples) for index in range(first, min(first + shard_examples, examples))],
             rejected=[],
         )
         for number, first in enumerate(firsts)
@@ -64,7 +66,7 @@ def write_sounding_dataset(folder: Path, examples: int = 5, *, shard_examples: i
         planned=examples,
         examples=examples,
         rejected=0,
-        seconds=examples * SAMPLES / 16_000,
+        seconds=examples * samples / 16_000,
         shards=[Shard.of(folder, record, COLUMNS) for record in records],
         files={name: StoredFile.of(folder / name) for name in (PLAN, REJECTED)},
         statistics={},
@@ -74,8 +76,8 @@ def write_sounding_dataset(folder: Path, examples: int = 5, *, shard_examples: i
     return folder
 
 
-def _example(index: int, rng: np.random.Generator) -> Example:
-    clip = noise_clip(rng, SAMPLES)
+def _example(index: int, rng: np.random.Generator, samples: int) -> Example:
+    clip = noise_clip(rng, samples)
     arrays = {"mel": MYNA([clip])[0], "audio": Audio()([clip])[0]}
     labels = {"pitch": index % 12, "name": f"note {index}"}
     return Example(index, f"noise-{index}", f"{index}.wav", f"{index:032x}", 0.0, clip.seconds, labels, arrays)

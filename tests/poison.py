@@ -20,7 +20,7 @@ from shards.example import Clip
 from shards.features.mel import MYNA
 
 PIECE_SECONDS = 6.0
-CRASHING, HANGING = 0.75, 0.5
+CRASHING, HANGING, GREEDY = 0.75, 0.5, 0.25
 """The amplitude of the first sample decides."""
 
 
@@ -44,11 +44,22 @@ class Poisoned:
 
 
 def react(amplitude: float) -> None:
-    """Die of a real SIGSEGV, or hang as native code does, which never gives Python's lock back."""
+    """Die of a real SIGSEGV, hang as native code does, which never gives Python's lock back, or ask for all memory."""
     if amplitude == CRASHING:
         os.kill(os.getpid(), signal.SIGSEGV)
     if amplitude == HANGING:
         ctypes.PyDLL(None).pause()
+    if amplitude == GREEDY:
+        take_all_memory()
+
+
+def take_all_memory() -> None:
+    """As native code does that believes a broken header: it aborts when the system gives no more."""
+    system = ctypes.CDLL(None)
+    system.malloc.restype, system.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    while system.malloc(1 << 26):
+        pass
+    os.abort()
 
 
 def write_corpus(root: Path, first_samples: Sequence[float]) -> list[Recording]:
@@ -61,6 +72,7 @@ def write_corpus(root: Path, first_samples: Sequence[float]) -> list[Recording]:
 
 
 def build(root: Path, out: Path, first_samples: Sequence[float]) -> None:
+    """Two shards of them on Ray, which prints what became of each."""
     recordings = write_corpus(root, first_samples)
     tasks = list(shard_tasks(spans(recordings), shard_examples=4, contracts={}))
     recipe = Recipe(root=root, labels={}, events={}, features=(Poisoned(),), piece_seconds=PIECE_SECONDS)

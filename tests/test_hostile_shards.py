@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shards.manifest import COLUMN_SCHEMA, read_table, write_table
+from shards import inspect, merge, split
+from shards.manifest import COLUMN_SCHEMA, MANIFEST, read_table, write_table
 from shards.plain import allowed, pipeline
 from shards.problem import DataProblem, UsageProblem
 from shards.reader import Reader
 from shards.stores.remote import SCHEMES
 from shards.verify import verify
+from tests.copies import damage, run
 from tests.forgery import (
     Part,
     approve,
@@ -30,13 +32,19 @@ from tests.forgery import (
     write_sounding_dataset,
 )
 
+SAMPLES = 2048  # five frames: enough to be heard on a page
 MOST_BYTES = 24 << 20
 """Of memory that reading a shard of a few kilobytes may take; what is claimed or packed in it would be far more."""
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_sounding_dataset(tmp_path_factory.mktemp("whole") / "train")
+    return write_sounding_dataset(tmp_path_factory.mktemp("whole") / "train", samples=SAMPLES)
+
+
+@pytest.fixture(scope="module")
+def another(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_sounding_dataset(tmp_path_factory.mktemp("another") / "train", samples=SAMPLES, seed=1)
 
 
 @pytest.fixture
@@ -125,7 +133,41 @@ def read_all(dataset: Path) -> None:
     reader = Reader(dataset)
     for row in range(len(reader)):
         with suppress(DataProblem):
-            assert reader.read(row).shape == (128, 3)
+            assert reader.read(row).shape == (128, 5)
+
+
+def made_of(dataset: Path, another: Path, out: Path) -> Iterator[tuple[str, Callable[[], object]]]:
+    """What makes something of a dataset: others, by merging and dividing it, and a page."""
+    yield "merge", lambda: run(merge, "merge", dataset, another, "--out", out / "merged")
+    yield "split", lambda: run(split, "split", dataset, "--by", "name", "--out", out / "divided")
+    yield "inspect", lambda: run(inspect, "inspect", dataset, "--html", out / "page.html")
+
+
+@pytest.mark.parametrize("kind", MEMBERS)
+def test_of_a_hostile_member_no_dataset_and_no_page_is_made(
+    dataset: Path, another: Path, outside: Path, kind: str, tmp_path_factory: pytest.TempPathFactory
+):
+    forge_tar(dataset, [MEMBERS[kind](outside), *parts_of(dataset / "mel" / "000000.tar")[1:]])
+    require_nothing_made(dataset, another, outside, tmp_path_factory.mktemp("out"))
+
+
+def require_nothing_made(dataset: Path, another: Path, outside: Path, out: Path) -> None:
+    with nothing_happens(outside):
+        for verb, make in made_of(dataset, another, out):
+            with pytest.raises(DataProblem, match=r"mel.000000\.tar"):
+                make()
+            assert not [*out.rglob(MANIFEST), *out.glob("*.html")], verb
+
+
+def test_what_is_not_hostile_would_have_been_made(
+    dataset: Path, another: Path, outside: Path, tmp_path_factory: pytest.TempPathFactory
+):
+    out = tmp_path_factory.mktemp("out")
+    with nothing_happens(outside):
+        for _, make in made_of(dataset, another, out):
+            make()
+    assert len(list(out.rglob(MANIFEST))) == 1 + 5 and (out / "page.html").is_file()
+    assert damage(out) == []
 
 
 def compressed_tar(dataset: Path) -> bytes:
@@ -216,6 +258,18 @@ def test_an_array_that_claims_what_it_is_not_is_refused_before_anything_is_made_
             list(pipeline(dataset))
         with pytest.raises(DataProblem, match=r"000000.tar is damaged at byte"):
             Reader(dataset).read(0)
+
+
+@pytest.mark.parametrize("kind", ["373 GiB", "two negatives", "objects", "fields", "a call", "deep nesting", "nothing"])
+def test_of_an_array_that_is_none_no_dataset_and_no_page_is_made(
+    dataset: Path, another: Path, outside: Path, kind: str, tmp_path_factory: pytest.TempPathFactory
+):
+    forge_payloads(dataset, lambda payload: ARRAYS[kind])
+    for verb, make in made_of(dataset, another, out := tmp_path_factory.mktemp("out")):
+        with nothing_happens(outside), suppress(DataProblem):
+            make()
+            assert verb == "merge", "only a copy as it is may hold what it does not look into"
+        assert not list(out.glob("*.html")) and not list(out.glob("divided/*/*/manifest.json"))
 
 
 @pytest.mark.parametrize("place", ["offset", "bytes"])

@@ -1,12 +1,15 @@
-"""A recording that kills or hangs its process costs itself only: with a real SIGSEGV, a real hang, and the real Ray."""
+"""A recording that kills, hangs or fills its process costs itself only: by real signals, and on the real Ray."""
 
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pipelines import isolation
@@ -14,7 +17,7 @@ from pipelines.isolation import each, mark_of
 from shards.manifest import read_table
 from shards.problem import EnvironmentProblem
 from tests.command import REPOSITORY
-from tests.poison import CRASHING, HANGING, react
+from tests.poison import CRASHING, GREEDY, HANGING, react
 
 PIECES = (0.1, CRASHING, 0.2, HANGING, 0.3)
 
@@ -61,6 +64,48 @@ def test_a_second_run_gives_up_what_killed_the_first_and_nothing_else(tmp_path: 
         -0.3,
     ]
     assert not mark.exists()
+
+
+def most_memory(piece: float) -> int:
+    return resource.getrlimit(resource.RLIMIT_AS)[0]
+
+
+def test_a_child_may_take_what_memory_is_free_and_no_more(tmp_path: Path):
+    mark = mark_of(tmp_path, "1")
+    mark.write_bytes(b".")
+    (limit,) = each(most_memory, [0.1], mark=mark, given_up=given_up)
+    assert 0 < limit != resource.RLIM_INFINITY
+    assert limit - psutil.virtual_memory().total < 64 << 30  # beside what a fresh process only reserves
+
+
+def test_a_recording_that_asks_for_all_memory_is_given_up_when_the_first_run_died_of_it(tmp_path: Path):
+    mark, (soft, hard) = mark_of(tmp_path, "1"), resource.getrlimit(resource.RLIMIT_AS)
+    used_bytes = psutil.Process().memory_info().vms
+    resource.setrlimit(resource.RLIMIT_AS, (used_bytes + (1 << 30), hard))  # a small machine; children inherit it
+    try:
+        assert in_child(mark, (0.1, GREEDY), 30.0) == -signal.SIGABRT
+        outcomes = each(work, (0.1, GREEDY, 0.2), mark=mark, given_up=given_up, piece_seconds=30.0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    assert outcomes == [-0.1, f"{GREEDY}: its decoder crashed: SIGABRT", -0.2]
+
+
+def test_a_child_that_hangs_dies_with_the_worker_that_is_killed(tmp_path: Path):
+    mark = mark_of(tmp_path, "1")
+    mark.write_bytes(b".")
+    worker = multiprocessing.get_context("spawn").Process(target=run, args=(mark, (0.1, HANGING), 250.0))
+    worker.start()
+    while not (children := psutil.Process(worker.pid).children()) or children[0].status() != psutil.STATUS_SLEEPING:
+        time.sleep(0.1)
+    worker.kill()
+    worker.join()
+    assert psutil.wait_procs(children, timeout=60)[1] == []
+
+
+def test_where_no_mark_can_be_left_that_is_said(tmp_path: Path):
+    (tmp_path / "file").write_text("in the way of a folder")
+    with pytest.raises(EnvironmentProblem, match="Nothing can be written to .*Not a directory.*repeat the same"):
+        each(work, PIECES, mark=mark_of(tmp_path / "file" / "folder", "1"), given_up=given_up)
 
 
 def test_an_error_in_a_child_is_raised_here(tmp_path: Path):

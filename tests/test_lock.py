@@ -1,4 +1,4 @@
-"""Two commands on one folder: one writes, the other says who does; a killed owner leaves nothing in the way."""
+"""Two commands on one folder: one writes, the other says who does; nothing is left in the way, nothing mixed."""
 
 import os
 import signal
@@ -11,8 +11,12 @@ import pytest
 from soundfile import write
 
 from shards.lock import LOCK, only_writer
+from shards.manifest import MANIFEST
 from shards.problem import EnvironmentProblem
-from tests.building import build_here
+from shards.verify import Verify, main
+from tests.building import build_here, everything_below
+from tests.command import REPOSITORY
+from tests.forgery import flip
 
 HOLD = """
 import pathlib, sys
@@ -63,3 +67,56 @@ def test_a_build_leaves_a_folder_alone_that_another_command_writes(tmp_path: Pat
         child.stdin.close()
     build_here("folder", "--root", tmp_path, "--out", out)
     assert list(out.glob("*/manifest.json"))
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path):
+    (tmp_path / "file").write_text("in the way of a folder")
+    with (
+        pytest.raises(EnvironmentProblem, match=r"Nothing can be written to .*out: Not a directory"),
+        only_writer(tmp_path / "file" / "out"),
+    ):
+        pass
+
+
+NOTES = Path(__file__).parent / "data" / "nsynth"
+TOGETHER = """
+import os, sys, time
+from shards.problem import EnvironmentProblem
+from tests.building import build_here
+
+def build():
+    time.sleep(begin - time.monotonic())
+    try:
+        build_here("nsynth", "--root", sys.argv[1], "--out", sys.argv[2], "--shard-examples", 4)
+    except EnvironmentProblem as problem:
+        os.write(1, f"{problem}\\n".encode())
+        os._exit(problem.exit_code)
+    os._exit(0)
+
+begin = time.monotonic() + 0.5
+builders = [os.fork() or build() for _ in range(4)]
+print(sorted(os.waitstatus_to_exitcode(os.waitpid(builder, 0)[1]) for builder in builders))
+"""
+
+
+def test_builds_that_are_started_together_end_in_one_dataset(tmp_path: Path):
+    words = [sys.executable, "-c", TOGETHER, NOTES, tmp_path / "out"]
+    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=True, timeout=240)
+    *refused, codes = done.stdout.splitlines()
+    assert codes in ("[0, 0, 0, 0]", "[0, 0, 0, 4]", "[0, 0, 4, 4]", "[0, 4, 4, 4]")
+    assert all("is being written by " in why for why in refused) and len(refused) == codes.count("4")
+    build_here("nsynth", "--root", NOTES, "--out", tmp_path / "alone", "--shard-examples", 4)
+    assert everything_below(tmp_path / "out") == everything_below(tmp_path / "alone")
+
+
+def test_a_repair_moves_nothing_while_another_command_writes(tmp_path: Path):
+    build_here("nsynth", "--root", NOTES, "--out", tmp_path / "out")
+    flip(tmp_path / "out" / "test" / "mel" / "000000.tar", 3000)
+    (tmp_path / "out" / "test" / "codec").mkdir()
+    (tmp_path / "out" / "test" / "codec" / ".000000.tar.partial-1").write_text("what the other writes just now")
+    before = everything_below(tmp_path / "out" / "test")
+    with holder(tmp_path / "out") as child:
+        with pytest.raises(EnvironmentProblem, match=f"process {child.pid}"):
+            main(Verify(tmp_path / "out", repair=True))
+        child.stdin.close()
+    assert everything_below(tmp_path / "out" / "test") == before and MANIFEST in before

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from shards import merge
 from shards.manifest import MANIFEST, Manifest
-from shards.problem import DataProblem, UsageProblem
+from shards.problem import DataProblem, EnvironmentProblem, UsageProblem
 from shards.reader import Reader
 from shards.regroup import copying
 from shards.statistics import statistics_of
@@ -20,6 +20,7 @@ from tests.copies import contents, damage, rejected, run, write_labelled
 from tests.corpus import write_noise_dataset
 from tests.labelled import changed
 from tests.test_columns import versions
+from tests.test_faults import files_no_larger_than
 
 PLACES = {"pitch": {"type": "int", "classes": None}}
 GENRES = {"genre": {"type": "int", "classes": ["folk", "jazz", "rock"]}}
@@ -216,6 +217,17 @@ def test_a_merge_that_was_stopped_makes_only_what_is_missing(built: dict[str, Pa
         "train/audio/000001.parquet",
         "train/audio/000001.tar",
     }
+
+
+def test_a_full_disk_stops_a_merge_in_good_order_and_space_lets_it_continue(tmp_path: Path):
+    folders = [labelled(tmp_path / name / "train", *range(7), name=name) for name in "ab"]
+    whole = everything_below(merged(tmp_path / "whole", *folders))
+    for most_bytes in (500, 5_000):
+        with pytest.raises(EnvironmentProblem, match="File too large"), files_no_larger_than(most_bytes):
+            merged(tmp_path / "out", *folders)
+        left = everything_below(tmp_path / "out")
+        assert {name: whole[name] for name in left} == left and f"train/{MANIFEST}" not in left
+    assert everything_below(merged(tmp_path / "out", *folders)) == whole
 
 
 def test_a_column_added_to_all_sources_is_all_that_a_repeated_merge_copies(built: dict[str, Path], tmp_path: Path):

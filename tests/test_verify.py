@@ -120,8 +120,8 @@ def test_a_stale_index_is_found_though_the_manifest_lists_it(dataset: Path, tmp_
 
 
 @given(st.data())
-def test_a_truncated_or_flipped_table_is_found_anywhere(whole: Path, data: st.DataObject):
-    path = data.draw(st.sampled_from(sorted(whole.glob("*/*.parquet"))))
+def test_a_file_that_is_cut_or_flipped_anywhere_is_found(whole: Path, data: st.DataObject):
+    path = data.draw(st.sampled_from(sorted(path for path in whole.rglob("*") if path.is_file())))
     original = path.read_bytes()
     place = data.draw(st.integers(0, len(original) - 1))
     try:
@@ -270,6 +270,18 @@ def test_a_contract_that_was_changed_names_the_field(dataset: Path):
     features = dict(Manifest.read(dataset).features)
     replace(Manifest.read(dataset), features={**features, "mel": {**features["mel"], "bands": 64}}).write(dataset)
     assert any("they differ in bands, fingerprint" in line for line in verify(dataset))
+
+
+def test_counts_that_do_not_add_up_are_found(dataset: Path):
+    replace(Manifest.read(dataset), planned=6).write(dataset)
+    assert list(verify(dataset)) == [f"{dataset / MANIFEST}: 6 examples were planned, 5 accounted for"]
+
+
+def test_a_missing_file_and_a_foreign_one_are_found(dataset: Path):
+    (dataset / "mel" / "000000.parquet").unlink()
+    (dataset / "index" / "notes.txt").write_text("mine")
+    said = "\n".join(verify(dataset))
+    assert "mel/000000.parquet: is missing" in said and "notes.txt: is not part of the dataset" in said
 
 
 def test_a_link_a_pipe_and_a_folder_in_a_files_place_are_found(dataset: Path):
