@@ -14,7 +14,8 @@ import torch
 
 from pipelines.example_maker import ExampleMaker, Heard, Recipe, at_rate_of
 from pipelines.isolation import each, mark_of
-from pipelines.plan import Span, Work
+from pipelines.plan import Work
+from pipelines.span import Span
 from pipelines.task import given_up, spans_of, write_outcomes
 from shards.example import Example
 from shards.feature import Feature

@@ -5,13 +5,16 @@ import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import torch
+from jaxtyping import Int
 
+from pipelines.fingerprints import Fingerprints
 from pipelines.plan import ShardTask, Work
 from shards.claim import claim as claim_folder
 from shards.decode import CLIPPED_SHARE
@@ -23,7 +26,7 @@ from shards.manifest import (
     REJECTED_SCHEMA,
     WEIGHTS,
     Manifest,
-    Rejected,
+    Rows,
     Shard,
     ShardRecord,
     StoredFile,
@@ -32,7 +35,7 @@ from shards.manifest import (
     index_path,
     read_table,
     with_features,
-    write_table,
+    write_columns,
 )
 from shards.problem import DataProblem, RunFailed
 from shards.statistics import statistics_of
@@ -40,7 +43,7 @@ from shards.writer import finished, has_column
 
 log = logging.getLogger(__name__)
 _SHOWN_REASONS = 12
-_ACCOUNTED = ("index", "seconds", "clipped_share")
+_ACCOUNTED = ("index", "key", "seconds", "clipped_share")
 _PACKAGES = ("numpy", "torch", "torchaudio", "soundfile", "soxr", "pyarrow", "xxhash")
 
 
@@ -49,11 +52,16 @@ class Split:
     """One dataset to be: where it goes, its tasks, and all in which a build that continues must not differ."""
 
     folder: Path
-    tasks: tuple[ShardTask, ...]
+    tasks: Sequence[ShardTask]
+    """Which hold the indices from 0 on, each once."""
     identity: Mapping[str, object]
     build: tuple[str, ...]
     columns: Mapping[str, Mapping[str, object]]
     """What the manifest is going to say of each column that this build makes."""
+    recordings: int = 0
+    """How many were listed."""
+    problems: Mapping[str, int] = field(default_factory=dict)
+    """How many of them the plan already leaves out, by kind of reason."""
 
     @property
     def planned(self) -> int:
@@ -61,11 +69,12 @@ class Split:
 
     def pending(self) -> list[Work]:
         """What is not whole yet: shards, and columns of shards that are."""
-        works = (self._work(task) for task in self.tasks)
+        folder = self.folder.resolve()
+        works = (self._work(folder, task) for task in self.tasks)
         return [work for work in works if work.columns or not work.has_index]
 
-    def _work(self, task: ShardTask) -> Work:
-        folder, number = self.folder.resolve(), task.number
+    def _work(self, folder: Path, task: ShardTask) -> Work:
+        number = task.number
         has_index = finished(folder, number, task.digest) is not None and self._is_as_listed(index_path(number))
         missing = (
             column
@@ -103,47 +112,94 @@ def finish(split: Split) -> Manifest | None:
     A split of which nothing could be used gets its table of rejected ones and no manifest: None. Raises RunFailed when
     something is neither written nor rejected, or both.
     """
-    records = {task.number: finished(split.folder, task.number, task.digest) for task in split.tasks}
-    whole = [record for record in records.values() if record is not None]
-    rejected = [row for record in whole for row in record.rejected]
-    written = [read_table(split.folder / index_path(record.number), list(_ACCOUNTED)) for record in whole]
-    indices = [index for table in written for index in table["index"].to_pylist()]
-    _require_all(split, indices, rejected)
-    _write_rejected(split.folder / REJECTED, rejected)
+    columns, words = _with_kept(split)
+    account = _account(split, columns)
+    _require_all(split, account)
+    _write_rejected(split.folder / REJECTED, account.rejected)
     manifest = None
-    if indices:
-        seconds = sum(float(table["seconds"].to_numpy().sum()) for table in written)
-        manifest = _manifest(split, whole, len(rejected), seconds)
+    if len(account.written):
+        manifest = _manifest(split, account, columns, words)
         manifest.write(split.folder)
-    _log_account(split, manifest, rejected)
-    if clipped := sum(int((table["clipped_share"].to_numpy() > CLIPPED_SHARE).sum()) for table in written):
-        log.warning("%s  %d examples are clipped: samples stand at full scale", split.folder, clipped)
+    _log_account(split, account, manifest)
     return manifest
 
 
-def _write_rejected(path: Path, rejected: Sequence[Rejected]) -> None:
+@dataclass(frozen=True)
+class Account:
+    """What became of a split's spans, from the proofs of its shards."""
+
+    shards: Sequence[Shard]
+    written: Int[np.ndarray, " examples"]
+    """Their indices."""
+    rejected: Rows
+    reasons: Mapping[tuple[str, str], int]
+    """How many were rejected, by stage and kind of reason."""
+    seconds: float
+    clipped: int
+    used: int
+    """Recordings of which something was written."""
+
+
+def _account(split: Split, columns: Mapping[str, Mapping[str, object]]) -> Account:
+    """Read shard after shard: in memory stay 8 bytes of an example, and the row of a rejected one."""
+    shards, written, rejected = [], [], Rows(REJECTED_SCHEMA)
+    reasons: Counter[tuple[str, str]] = Counter()
+    seconds, clipped, used = 0.0, 0, _Used()
+    for task in split.tasks:
+        record = finished(split.folder, task.number, task.digest)
+        if record is None:
+            continue
+        _require_columns(split, columns, record)
+        shards.append(Shard.of(split.folder, record, sorted(columns)))
+        table = read_table(split.folder / index_path(record.number), list(_ACCOUNTED))
+        written.append(table["index"].to_numpy())
+        rejected.extend([vars(row) for row in record.rejected])
+        reasons.update((row.stage, kind_of(row.reason)) for row in record.rejected)
+        seconds += float(table["seconds"].to_numpy().sum())
+        clipped += int((table["clipped_share"].to_numpy() > CLIPPED_SHARE).sum())
+        used.add(table["key"].to_pylist())
+    indices = np.concatenate([np.zeros(0, np.int64), *written])
+    return Account(shards, indices, rejected, reasons, seconds, clipped, used.count)
+
+
+class _Used:
+    """How many recordings have examples of these keys, RECORDING or RECORDING@SAMPLE."""
+
+    def __init__(self) -> None:
+        self._seen, self.count = Fingerprints(), 0
+
+    def add(self, keys: Sequence[str]) -> None:
+        names = [key.partition("@")[0] for key in keys]
+        if any("@" in key for key in keys):
+            self.count += int(self._seen.add(dict.fromkeys(names))[1].sum())
+        else:
+            self.count += len(names)  # whole recordings have one example each
+
+
+def _write_rejected(path: Path, rejected: Rows) -> None:
     """A table that says this already is left alone: adding a column touches nothing but the manifest."""
-    rows = [vars(row) for row in rejected]
+    table = rejected.table()
     with suppress(DataProblem):
-        if read_table(path).to_pylist() == rows:
+        if read_table(path).equals(table):
             return
-    write_table(path, rows, REJECTED_SCHEMA)
+    write_columns(path, table)
 
 
-def _require_all(split: Split, written: Sequence[int], rejected: Sequence[Rejected]) -> None:
-    found = sorted([*written, *(row.index for row in rejected)])
-    planned = sorted(span.index for task in split.tasks for span in task.spans)
-    if found != planned:
+def _require_all(split: Split, account: Account) -> None:
+    holes, planned = account.rejected.table()["index"].to_numpy(), split.planned
+    found = np.sort(np.concatenate([account.written, holes]))
+    if not np.array_equal(found, np.arange(planned)):
         raise RunFailed(
-            f"{split.folder} accounts for {len(found):,} examples ({len(written):,} written, {len(rejected):,} "
-            f"rejected) where {len(planned):,} were planned, or for one of them twice. No manifest was written, so "
+            f"{split.folder} accounts for {len(found):,} examples ({len(account.written):,} written, {len(holes):,} "
+            f"rejected) where {planned:,} were planned, or for one of them twice. No manifest was written, so "
             "nothing will read it. Repeat the command to make what is missing."
         )
 
 
-def _manifest(split: Split, records: Sequence[ShardRecord], rejected: int, seconds: float) -> Manifest:
+def _manifest(
+    split: Split, account: Account, columns: Mapping[str, Mapping[str, object]], words: tuple[str, ...]
+) -> Manifest:
     identity, folder = split.identity, split.folder
-    columns, words = _with_kept(split, records)
     names = sorted(columns)
     own = [name for column in names for name in _own_files(folder, column)]
     return Manifest(
@@ -154,36 +210,35 @@ def _manifest(split: Split, records: Sequence[ShardRecord], rejected: int, secon
         events=identity["events"],  # type: ignore[arg-type]
         features=columns,
         planned=split.planned,
-        examples=sum(record.examples for record in records),
-        rejected=rejected,
-        seconds=seconds,
-        shards=[Shard.of(folder, record, names) for record in records],
+        examples=len(account.written),
+        rejected=len(account.rejected),
+        seconds=account.seconds,
+        shards=account.shards,
         files={name: StoredFile.of(folder / name) for name in (PLAN, REJECTED, *own)},
-        statistics=statistics_of(folder, names, [record.number for record in records]),
+        statistics=statistics_of(folder, names, [shard.number for shard in account.shards]),
         build=words,
         made_with=_made_with(),
     )
 
 
-def _with_kept(split: Split, records: Sequence[ShardRecord]) -> tuple[dict[str, Mapping[str, object]], tuple[str, ...]]:
+def _with_kept(split: Split) -> tuple[dict[str, Mapping[str, object]], tuple[str, ...]]:
     """The columns of this build and those that an earlier one made beside them; and the command that makes all."""
     columns, words = dict(split.columns), split.build
     try:
         before = Manifest.read(split.folder)
     except DataProblem:
         return columns, words
-    for column, entry in before.features.items():
-        if column not in columns:
-            _require_whole(split.folder, column, entry, records)
-            columns[column] = entry
+    columns |= {column: entry for column, entry in before.features.items() if column not in columns}
     named = feature_words(before.build)
     kept = [word for word in named if load_feature(word.partition("@")[0]).column not in split.columns]
     return columns, with_features(words, sorted([*kept, *feature_words(words)]))
 
 
-def _require_whole(folder: Path, column: str, entry: Mapping[str, object], records: Sequence[ShardRecord]) -> None:
-    contract = str(entry["fingerprint"])
-    for record in records:
+def _require_columns(split: Split, columns: Mapping[str, Mapping[str, object]], record: ShardRecord) -> None:
+    """Of a shard, every column that an earlier build has made is whole."""
+    folder = split.folder
+    for column in columns.keys() - split.columns.keys():
+        contract = str(columns[column]["fingerprint"])
         if not has_column(folder, record.number, column, task=record.task, contract=contract):
             raise DataProblem(
                 f"Shard {record.number} of the column '{column}' of {folder} is damaged or missing. A manifest without "
@@ -208,15 +263,10 @@ def _processor() -> str:
     return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
 
 
-def _log_account(split: Split, manifest: Manifest | None, rejected: Sequence[Rejected]) -> None:
+def _log_account(split: Split, account: Account, manifest: Manifest | None) -> None:
     """Recordings in, examples out, and by which reason how many were left out."""
-    holes = {row.index for row in rejected}
-    outcomes: dict[str, set[bool]] = {}
-    for task in split.tasks:
-        for span in task.spans:
-            outcomes.setdefault(span.recording.recording_id, set()).add(span.index not in holes)
-    used = sum(True in outcome for outcome in outcomes.values())
-    log.info("%s  %d recordings: %d used, %d rejected", split.folder, len(outcomes), used, len(outcomes) - used)
+    out = split.recordings - account.used
+    log.info("%s  %d recordings: %d used, %d rejected", split.folder, split.recordings, account.used, out)
     if manifest:
         log.info(
             "%s  %d examples  %.1f minutes  %d rejected  fingerprint %s",
@@ -224,13 +274,13 @@ def _log_account(split: Split, manifest: Manifest | None, rejected: Sequence[Rej
         )  # fmt: skip
     else:
         log.warning("%s  no example could be made, so there is no dataset", split.folder)
-    reasons = Counter((row.stage, kind_of(row.reason)) for row in rejected).most_common()
+    reasons = Counter(account.reasons).most_common()
     for (stage, reason), count in reasons[:_SHOWN_REASONS]:
         log.warning("%s  rejected %d at %s: %s", split.folder, count, stage, reason)
-    if len(reasons) > _SHOWN_REASONS:
-        log.warning(
-            "%s  and %d other reasons: %s", split.folder, len(reasons) - _SHOWN_REASONS, split.folder / REJECTED
-        )
+    if more := len(reasons[_SHOWN_REASONS:]):
+        log.warning("%s  and %d other reasons: %s", split.folder, more, split.folder / REJECTED)
+    if account.clipped:
+        log.warning("%s  %d examples are clipped: samples stand at full scale", split.folder, account.clipped)
 
 
 def kind_of(reason: str) -> str:

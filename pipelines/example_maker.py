@@ -1,5 +1,6 @@
 """A planned span -> an example: read, decode, compute, with a reason for everything that is left out."""
 
+import errno
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,17 +13,18 @@ import xxhash
 
 from pipelines.corpus import Kind
 from pipelines.isolation import PIECE_SECONDS
-from pipelines.plan import Span
 from pipelines.recording import Event, Label, Recording
 from pipelines.source import paths_of, read_source
+from pipelines.span import Span
 from shards.decode import FULL_SCALE, SILENT_PEAK, DecodeError, clipped_share, decode, probe, resampled
 from shards.example import Clip, Example
 from shards.feature import Feature
 from shards.manifest import Rejected
-from shards.problem import DataProblem
+from shards.problem import DataProblem, EnvironmentProblem
 
 _KEPT_SOURCES, _KEPT_BYTES = 32, 256 << 20  # of which the next span may be a piece: the stems of a track
 
+_OUT_OF_REACH = {errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN}
 _TOO_LARGE = "it needs more memory than there is: pass --span-seconds, fewer --workers, or a machine with more"
 
 
@@ -86,6 +88,7 @@ class ExampleMaker:
         try:
             sources = [self._read(path) for path in paths_of(recording)]
         except OSError as error:
+            _require_reachable(self.recipe.root, error)
             return rejected("read", f"{error.strerror}")
         except DataProblem as problem:
             return rejected("read", str(problem))
@@ -146,6 +149,19 @@ class ExampleMaker:
 
     def _is_too_much(self) -> bool:
         return len(self._sources) > _KEPT_SOURCES or sum(map(len, self._sources.values())) > _KEPT_BYTES
+
+
+def _require_reachable(root: Path, error: OSError) -> None:
+    """A recording that cannot be read is rejected for good; not so when all of them are out of reach.
+
+    Raises EnvironmentProblem then, which ends the build.
+    """
+    if error.errno in _OUT_OF_REACH or not (root.is_file() or (root.is_dir() and any(root.iterdir()))):
+        raise EnvironmentProblem(
+            f"{root} is out of reach while its recordings are read ({error.strerror}), so none of them was rejected "
+            "for it. See to the folder, its mount or the limit of open files, on every machine that builds; then "
+            "repeat the same command: it continues."
+        ) from error
 
 
 def at_rate_of(feature: Feature, clip: Clip) -> Clip:

@@ -12,7 +12,8 @@ import numpy as np
 from pipelines.dataset import Split
 from pipelines.example_maker import ExampleMaker, Recipe
 from pipelines.isolation import each, mark_of
-from pipelines.plan import Span
+from pipelines.plan import usable_at
+from pipelines.span import Span
 from pipelines.workers import run_tasks
 from shards.example import Clip, Example
 from shards.feature import Feature, Fitted, load_feature
@@ -50,9 +51,9 @@ def keep(feature: Feature, splits: Sequence[Split]) -> None:
 def _chosen(splits: Sequence[Split]) -> list[Span]:
     """At most MOST_CLIPS spans of the training split, evenly spread; of the first split where there is no other."""
     split = next((one for one in splits if one.folder.name == "train"), splits[0])
-    usable = [span for task in split.tasks for span in task.spans if not span.recording.problem]
-    places = np.linspace(0, len(usable), min(MOST_CLIPS, len(usable)), endpoint=False).astype(int)
-    return [usable[place] for place in places]
+    usable = sum(task.usable for task in split.tasks)
+    places = np.linspace(0, usable, min(MOST_CLIPS, usable), endpoint=False).astype(int)
+    return list(usable_at(split.tasks, places))
 
 
 def _parts(feature: Fitted, chosen: Sequence[Span], recipe: Recipe, folder: Path, workers: int) -> Iterator[Any]:

@@ -2,12 +2,14 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from pipelines.dataset import Split, kind_of
-from pipelines.plan import Span, Work
+from pipelines.dataset import Split
+from pipelines.fingerprints import Fingerprints
+from pipelines.plan import ShardTask, Work, usable_at
 from pipelines.source import Tree, paths_of, read_source
 from shards.decode import probe
 from shards.example import Clip
@@ -28,20 +30,40 @@ def foretold(splits: Sequence[Split], tree: Tree, features: Sequence[Feature]) -
 
 
 def _facts(split: Split, tree: Tree, features: Sequence[Feature]) -> dict[str, Any]:
-    recordings = {span.recording.recording_id: span.recording for task in split.tasks for span in task.spans}
     pending = split.pending()
-    usable = [span for work in pending for span in work.task.spans if not span.recording.problem]
-    files = {path for span in usable for path in paths_of(span.recording)}
+    ahead = _ahead(pending, tree)
     return {
-        "recordings": len(recordings),
+        "recordings": split.recordings,
         "spans": split.planned,
         "shards": len(split.tasks),
         "whole_shards": len(split.tasks) - len(pending),
-        "files_to_read": len(files),
-        "bytes_to_read": sum(tree.status(path)[0] for path in files),
-        "bytes_to_write": _bytes_to_write(pending, usable, features, tree),
-        "rejected": dict(Counter(kind_of(one.problem) for one in recordings.values() if one.problem).most_common()),
+        "files_to_read": ahead.files,
+        "bytes_to_read": ahead.bytes,
+        "bytes_to_write": _bytes_to_write(pending, ahead.mean_seconds, features, tree),
+        "rejected": dict(split.problems),
     }
+
+
+@dataclass(frozen=True)
+class _Ahead:
+    """What is going to be read: files, their bytes, and the mean length of the examples where the plan has it."""
+
+    files: int
+    bytes: int
+    mean_seconds: float | None
+
+
+def _ahead(pending: Sequence[Work], tree: Tree) -> _Ahead:
+    """One pass over what is to be made, shard after shard; a file of several spans is counted once."""
+    seen, size = Fingerprints(), 0
+    known, seconds = 0, 0.0
+    for work in pending:
+        usable = [span for span in work.task.spans if not span.recording.problem]
+        paths = list(dict.fromkeys(path for span in usable for path in paths_of(span.recording)))
+        size += sum(tree.status(paths[place])[0] for place in np.flatnonzero(seen.add(paths)[1]))
+        lengths = [span.seconds for span in usable if span.seconds is not None]
+        known, seconds = known + len(lengths), seconds + sum(lengths)
+    return _Ahead(len(seen), size, seconds / known if known else None)
 
 
 def _told(split: Split, facts: dict[str, Any]) -> Iterator[str]:
@@ -61,31 +83,30 @@ def _told(split: Split, facts: dict[str, Any]) -> Iterator[str]:
 
 
 def _bytes_to_write(
-    pending: Sequence[Work], usable: Sequence[Span], features: Sequence[Feature], tree: Tree
+    pending: Sequence[Work], mean_seconds: float | None, features: Sequence[Feature], tree: Tree
 ) -> dict[str, int | None]:
     """About how many bytes each column takes, from the examples' length; None where its feature needs weights first."""
-    if not usable:
-        return {}
-    seconds, rate_hz = _usual_length(usable, tree)
-    wanted = {column: 0 for work in pending for column in work.columns}
+    wanted: Counter[str] = Counter()
     for work in pending:
-        for column in work.columns:
-            wanted[column] += sum(not span.recording.problem for span in work.task.spans)
+        wanted.update(dict.fromkeys(work.columns, work.task.usable))
+    if not wanted.total():
+        return {}
+    usual_seconds, rate_hz = _usual([work.task for work in pending], tree)
+    seconds = usual_seconds if mean_seconds is None else mean_seconds
     sizes = {one.column: _example_bytes(one, seconds, rate_hz) for one in features if one.column in wanted}
     return {column: None if size is None else round(size * wanted[column]) for column, size in sizes.items()}
 
 
-def _usual_length(usable: Sequence[Span], tree: Tree) -> tuple[float, int]:
-    """The mean length in seconds of examples, where the plan has none that of some files, and their usual rate."""
-    lengths = [span.seconds for span in usable if span.seconds is not None]
-    some = [usable[place] for place in np.linspace(0, len(usable) - 1, min(_PROBED, len(usable))).astype(int)]
+def _usual(tasks: Sequence[ShardTask], tree: Tree) -> tuple[float, int]:
+    """The mean length in seconds and the usual rate of some of the files."""
+    count = sum(task.usable for task in tasks)
     headers = []
-    for span in some:
+    for span in usable_at(tasks, np.linspace(0, count - 1, min(_PROBED, count)).astype(int)):
         try:
             headers.append(probe(read_source(tree.root, paths_of(span.recording)[0], tree.indexes)))
         except (DataProblem, OSError):
             continue  # the build will reject it
-    lengths = lengths or [header.seconds for header in headers if header.seconds]
+    lengths = [header.seconds for header in headers if header.seconds]
     rates = [header.sample_rate_hz for header in headers]
     return float(np.mean(lengths or [0.0])), int(np.median(rates or [16_000]))
 

@@ -1,6 +1,11 @@
-"""Recordings -> Spans -> ShardTasks: who gets which index and which shard, decided before anything is decoded. Pure."""
+"""Recordings -> Spans -> ShardTasks: who gets which index and which shard, decided before anything is decoded. Pure.
+
+A stream: of all that was listed only the shard that is being filled is in memory, one for each split; from the first
+recording of a group on, all that follow are. Some 15 us a recording.
+"""
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -8,9 +13,12 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+from jaxtyping import Int
+
 from pipelines.recording import Recording
+from pipelines.span import Span, Speller
 from shards.problem import UsageProblem
-from shards.store import digest_of
 
 _MOST_SPANS = 10**9  # an index has nine digits
 _ROUNDING_SECONDS = 1e-9  # lengths are quotients: without it a recording of 30 s might miss its third span of 10 s
@@ -58,23 +66,14 @@ WHOLE = SpanRule()
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
-    """A piece of a recording, planned to become the example `index`; a rejected one leaves a hole there."""
-
-    index: int
-    recording: Recording
-    start_seconds: float = 0.0
-    seconds: float | None = None
-    is_piece: bool = False
-    """Cut by a rule, so that its key names its first sample."""
-
-
-@dataclass(frozen=True)
 class ShardTask:
-    """The spans that become one shard, and the digest of all that decides its bytes."""
+    """The spans of a split that become one shard, and the digest of all that decides its bytes."""
 
+    split: str
     number: int
-    spans: tuple[Span, ...]
+    spans: Sequence[Span]
+    usable: int
+    """How many of the spans have no problem yet."""
     digest: str
 
 
@@ -91,16 +90,19 @@ class Work:
 def spans(recordings: Iterable[Recording], rule: SpanRule = WHOLE) -> Iterator[Span]:
     """Every recording's pieces, numbered in the order of the listing; a group stands where its first recording does.
 
-    A recording that cannot be used, or is shorter than an example, keeps one index, with its problem.
+    Each split is numbered by itself. A recording that cannot be used, or is shorter than an example, keeps one index,
+    with its problem.
     """
-    numbers = iter(range(_MOST_SPANS))
+    numbers: dict[str, Iterator[int]] = defaultdict(lambda: iter(range(_MOST_SPANS)))
     for members in _together(recordings):
+        of_split = numbers[members[0].split]
         if len(members) == 1:
-            yield from (Span(_next(numbers), *piece) for piece in _pieces(members[0], rule))
+            for piece in _pieces(members[0], rule):
+                yield Span(_next(of_split), *piece)
             continue
         # Sorting keeps the order of the listing among the pieces of one start.
         pieces = sorted((piece for recording in members for piece in _pieces(recording, rule)), key=itemgetter(1))
-        yield from (Span(_next(numbers), *piece) for piece in pieces)
+        yield from (Span(_next(of_split), *piece) for piece in pieces)
 
 
 def shard_tasks(
@@ -108,39 +110,57 @@ def shard_tasks(
 ) -> Iterator[ShardTask]:
     """Consecutive runs of at most `shard_examples` spans; a group's spans of one start stay in one shard, whatever.
 
-    The digest covers the spans and the contracts: all else that decides the bytes.
+    Splits may alternate; the tasks of each are numbered by themselves. The digest covers the spans and the contracts:
+    all else that decides the bytes.
     """
-    run: list[Span] = []
-    number = 0
-    for _, inseparable in groupby(planned, _start_of_group):
+    runs: dict[str, list[Span]] = {}
+    numbers: dict[str, int] = defaultdict(int)
+    speller = Speller(contracts)
+
+    def task(split: str) -> ShardTask:
+        run, number = runs.pop(split), numbers[split]
+        numbers[split] += 1
+        packed, digest = speller.pack(run)
+        return ShardTask(split, number, packed, sum(not span.recording.problem for span in run), digest)
+
+    for (split, *_), inseparable in groupby(planned, _start_of_group):
         unit = list(inseparable)
-        if run and len(run) + len(unit) > shard_examples:
-            yield ShardTask(number, tuple(run), task_digest(run, contracts))
-            run, number = [], number + 1
-        run += unit
-    if run:
-        yield ShardTask(number, tuple(run), task_digest(run, contracts))
+        if split in runs and len(runs[split]) + len(unit) > shard_examples:
+            yield task(split)
+        runs.setdefault(split, []).extend(unit)
+    yield from map(task, sorted(runs))
 
 
-def task_digest(run: Sequence[Span], contracts: Mapping[str, object]) -> str:
-    pieces = [
-        (span.index, span.recording.recording_id, span.start_seconds, span.seconds, span.is_piece) for span in run
-    ]
-    recordings = {span.recording.recording_id: _content(span.recording) for span in run}
-    return digest_of({"spans": pieces, "recordings": recordings, "contracts": contracts})
+def usable_at(tasks: Iterable[ShardTask], places: Int[np.ndarray, " places"]) -> Iterator[Span]:
+    """The spans at these places, which rise, among those without a problem; only their tasks are looked into."""
+    begin = 0
+    for task in tasks:
+        first, last = np.searchsorted(places, [begin, begin + task.usable])
+        if first < last:
+            usable = [span for span in task.spans if not span.recording.problem]
+            yield from (usable[place - begin] for place in places[first:last])
+        begin += task.usable
 
 
 def _together(recordings: Iterable[Recording]) -> Iterator[list[Recording]]:
     """Recordings of one group as one list, in the place of the first of them; all others alone."""
-    listed = list(recordings)
-    groups: dict[str, list[Recording]] = {}
+    listed = iter(recordings)
     for recording in listed:
         if recording.group:
-            groups.setdefault(recording.group, []).append(recording)
+            yield from _gathered([recording, *listed])
+        else:
+            yield [recording]
+
+
+def _gathered(listed: Sequence[Recording]) -> Iterator[list[Recording]]:
+    groups: dict[tuple[str, str], list[Recording]] = defaultdict(list)
+    for recording in listed:
+        if recording.group:
+            groups[recording.split, recording.group].append(recording)
     for recording in listed:
         if not recording.group:
             yield [recording]
-        elif members := groups.pop(recording.group, None):
+        elif members := groups.pop((recording.split, recording.group), None):
             yield members
 
 
@@ -169,15 +189,6 @@ def _pieces(recording: Recording, rule: SpanRule) -> Iterator[tuple[Recording, f
         yield replace(recording, problem=f"it is shorter than {length:g} s"), 0.0, None, False
 
 
-def _start_of_group(span: Span) -> tuple[str, float]:
-    group = span.recording.group
-    return (group, span.start_seconds) if group else ("", -1.0 - span.index)
-
-
-def _content(recording: Recording) -> list[object]:
-    """What of a recording decides the bytes of its examples."""
-    events = {name: list(listed) for name, listed in recording.events.items()}
-    return [
-        *(recording.path, dict(recording.labels), events),
-        *(recording.parts, recording.segment, recording.problem),
-    ]
+def _start_of_group(span: Span) -> tuple[str, str, float]:
+    recording = span.recording
+    return recording.split, recording.group, span.start_seconds if recording.group else -1.0 - span.index

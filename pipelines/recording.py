@@ -41,6 +41,13 @@ class Recording:
     group: str = ""
     """Recordings of one group stay together: their spans of one start have consecutive indices in one shard."""
 
+    def lasting(self, seconds: float) -> "Recording":
+        """The same with its length; `dataclasses.replace` would take three times as long, for each of ten million."""
+        return Recording(
+            self.recording_id, self.path, self.split, self.labels, seconds,
+            self.problem, self.events, self.parts, self.segment, self.group,
+        )  # fmt: skip
+
     def is_piece_of(self, source_seconds: float) -> bool:
         """Whether a source of that length is the whole video: longer than the segment, and reaching to its end."""
         if self.segment is None:

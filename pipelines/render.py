@@ -28,6 +28,7 @@ from pipelines.music.synthesis import SOUNDFONT, check_soundfont, fluidsynth_ver
 from pipelines.workers import run_tasks
 from shards.problem import DataProblem, EnvironmentProblem, RunFailed, UsageProblem
 from shards.store import remove_partials, sha256_of, write_json
+from shards.stores.remote import url_of
 from shards.words import module_named
 
 log = logging.getLogger(__name__)
@@ -205,6 +206,12 @@ def _writing(out: Path) -> Iterator[None]:
 
 
 def _renderable(command: Render) -> ModuleType:
+    if url := url_of(command.out):
+        raise UsageProblem(
+            f"--out {url} lies in a store, and music is played into files of this machine, so nothing was rendered. "
+            f"Pass a folder, then build from it into the store: sonograph build {command.corpus} --root FOLDER --out "
+            f"{url}"
+        )
     corpus = module_named("pipelines.corpora", command.corpus)
     if not hasattr(corpus, "RENDERED_SIZES"):
         raise UsageProblem(f"The layout {command.corpus} can be read but not rendered, so nothing was done.")

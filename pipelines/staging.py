@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pipelines.listing import LISTING
+from pipelines.headers import LISTING
 from pipelines.plan import Work
 from pipelines.recording import SPLITS
 from shards.manifest import MANIFEST, PLAN, REJECTED, ShardRecord, column_path, index_path
@@ -78,7 +78,7 @@ class Staging:
 
     def carrying(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """The function of a work, or of several, that also uploads what it made."""
-        return function if self.store is None else Carrier(function, self.folder, self.store)
+        return function if self.store is None else Carrier(function, self.folder, self.store.known())
 
     def told(self, text: str) -> str:
         """A text about the folder here, said of the store."""

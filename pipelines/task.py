@@ -5,8 +5,9 @@ from pathlib import Path
 
 from pipelines.example_maker import ExampleMaker, Recipe
 from pipelines.isolation import each, mark_of
-from pipelines.plan import Span, Work
+from pipelines.plan import Work
 from pipelines.source import Tree
+from pipelines.span import Span
 from shards.example import Example
 from shards.feature import described
 from shards.manifest import Rejected, ShardRecord, index_path, read_record, read_table

@@ -4,9 +4,10 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from shards.problem import DataProblem, EnvironmentProblem, RunFailed
 
 _CONNECT_SECONDS = 10
+_WAVE_TASKS = 4096  # so many shards are planned for 150 MB; between two waves workers wait for the slowest task
 
 
 @dataclass(frozen=True)
@@ -25,52 +27,61 @@ class Actors:
 
 
 def run_in_actors(
-    make: Callable[[], Callable[[Sequence[Any]], Sequence[Any]]], tasks: Sequence[Any], actors: Actors
+    make: Callable[[], Callable[[Sequence[Any]], Sequence[Any]]], tasks: Iterable[Any], actors: Actors
 ) -> Iterator[Any]:
     """Yield an outcome for each task, in order of completion; `make()` gives an actor its function of several tasks.
 
     Actors share no GPU, and take none where the cluster has none. Raises as `run_tasks` does.
     """
-    if not tasks:
+    waves = _waves(tasks)
+    if (first := next(waves, None)) is None:
         return
-    with _ray(actors.count + 1):  # one slot is left for what feeds them
+    with cluster(actors.count + 1):  # one slot is left for what feeds them
         import ray
 
-        count = min(actors.count, -(-len(tasks) // actors.tasks_at_a_time))
-        placed: dict[str, Any] = {"num_gpus": 1} if ray.cluster_resources().get("GPU", 0) >= count else {"num_cpus": 1}
-        compute = ray.data.ActorPoolStrategy(size=count)
-        rows = _rows(tasks, blocks=-(-len(tasks) // actors.tasks_at_a_time))
-        given = (make, [ray.put(task) for task in tasks])
-        shape: dict[str, Any] = {"batch_size": None, "batch_format": "numpy", "fn_constructor_args": given}
-        yield from _outcomes(rows.map_batches(_Actor, compute=compute, **shape, **placed))
+        for some in chain([first], waves):
+            blocks = -(-len(some) // actors.tasks_at_a_time)
+            count = min(actors.count, blocks)
+            has_gpus = ray.cluster_resources().get("GPU", 0) >= count
+            placed: dict[str, Any] = {"num_gpus": 1} if has_gpus else {"num_cpus": 1}
+            compute = ray.data.ActorPoolStrategy(size=count)
+            shape: dict[str, Any] = {"batch_size": None, "batch_format": "numpy", "fn_constructor_args": (make,)}
+            yield from _outcomes(_rows(some, blocks=blocks).map_batches(_Actor, compute=compute, **shape, **placed))
 
 
-def run_tasks(function: Callable[[Any], Any], tasks: Sequence[Any], *, workers: int) -> Iterator[Any]:
+def run_tasks(function: Callable[[Any], Any], tasks: Iterable[Any], *, workers: int) -> Iterator[Any]:
     """Yield `function(task)` for every task, in order of completion, at most `workers` at a time.
 
-    Ray Data streams the tasks, one block each; a task whose worker dies is run again elsewhere. A DataProblem or
-    EnvironmentProblem raised by the function is raised here; RunFailed when a task killed its worker every time.
+    Ray Data streams the tasks, one block each, of which some thousand are taken from `tasks` at a time; a task whose
+    worker dies is run again elsewhere. A DataProblem or EnvironmentProblem raised by the function is raised here;
+    RunFailed when a task killed its worker every time.
     """
-    if not tasks:
+    waves = _waves(tasks)
+    if (first := next(waves, None)) is None:
         return
-    with _ray(workers):
+    with cluster(workers):
         import ray
 
-        pool = ray.data.TaskPoolStrategy(size=min(workers, len(tasks)))
-        references = [ray.put(task) for task in tasks]
-        rows = _rows(tasks, blocks=len(tasks))
-        yield from _outcomes(rows.map(_Guarded(function, references), num_cpus=1, compute=pool))
+        for some in chain([first], waves):
+            pool = ray.data.TaskPoolStrategy(size=min(workers, len(some)))
+            yield from _outcomes(_rows(some, blocks=len(some)).map(_Guarded(function), num_cpus=1, compute=pool))
+
+
+def _waves(tasks: Iterable[Any]) -> Iterator[list[Any]]:
+    waiting = iter(tasks)
+    while some := list(islice(waiting, _WAVE_TASKS)):
+        yield some
 
 
 def _rows(tasks: Sequence[Any], *, blocks: int) -> Any:
-    """A Ray dataset of the tasks' numbers."""
+    """A Ray dataset of the tasks, which are put into Ray's store here."""
     import ray
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.enable_operator_progress_bars = False
     context.print_on_execution_start = False
-    return ray.data.range(len(tasks), override_num_blocks=blocks)
+    return ray.data.from_items([{"task": task} for task in tasks], override_num_blocks=blocks)
 
 
 def _outcomes(made: Any) -> Iterator[Any]:
@@ -86,25 +97,21 @@ def _outcomes(made: Any) -> Iterator[Any]:
 class _Guarded:
     """The function with its problems returned as values: Ray would bury their message in a remote traceback."""
 
-    def __init__(self, function: Callable[[Any], Any], references: Sequence[Any]) -> None:
-        self.function, self.references = function, references
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        self.function = function
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        import ray
-
-        return {"outcome": _guarded(self.function, ray.get(self.references[row["id"]]))}
+        return {"outcome": _guarded(self.function, row["task"])}
 
 
 class _Actor:
     """The same for an actor, which gives one outcome for each of its tasks."""
 
-    def __init__(self, make: Callable[[], Callable[[Sequence[Any]], Sequence[Any]]], references: Sequence[Any]) -> None:
-        self.function, self.references = make(), references
+    def __init__(self, make: Callable[[], Callable[[Sequence[Any]], Sequence[Any]]]) -> None:
+        self.function = make()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        import ray
-
-        tasks = ray.get([self.references[number] for number in batch["id"]])
+        tasks = list(batch["task"])
         exit_code, value = _guarded(self.function, tasks)
         values = value if exit_code is None else [value] * len(tasks)
         outcomes = np.empty(len(tasks), object)
@@ -127,12 +134,18 @@ def _raised_or_returned(outcome: tuple[int | None, Any]) -> Any:
 
 
 @contextmanager
-def _ray(workers: int) -> Iterator[None]:
-    """Connect to the cluster of RAY_ADDRESS, or start a local one with a slot for every worker and end it again."""
+def cluster(workers: int) -> Iterator[None]:
+    """Connect to the cluster of RAY_ADDRESS, or start a local one with a slot for every worker and end it again.
+
+    What runs tasks within uses the same one, and ends it not.
+    """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
     import ray.data
 
+    if ray.is_initialized():
+        yield
+        return
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     address = os.environ.get("RAY_ADDRESS", "")
     _require_reachable(address)

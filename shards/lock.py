@@ -40,8 +40,10 @@ def only_writer(folder: Path) -> Iterator[None]:
         file.truncate(0)
         with suppress(OSError):  # a full disk has no room for the name of who holds the lock
             file.write(json.dumps(owner).encode())
-        yield
-        file.truncate(0)
+        try:
+            yield
+        finally:
+            file.truncate(0)
 
 
 def _opened(folder: Path) -> BinaryIO:

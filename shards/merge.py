@@ -20,6 +20,7 @@ import numpy as np
 import tyro
 import xxhash
 
+from shards.lock import only_writer
 from shards.manifest import Manifest
 from shards.problem import UsageProblem
 from shards.regroup.agreement import Schema, agreed, is_plain
@@ -66,12 +67,13 @@ def main(command: Merge) -> dict[str, object]:
     planned = {split: sum(copy.planned for copy in each) for split, each in copies.items()}
     if command.dry_run:
         return {"output": "\n".join(_foretold(target, copies[target.split]) for target in targets)}
-    for target in targets:
-        begin(target, planned=planned[target.split])
-    works = ((target, copy) for target in targets for copy in copies[target.split])
-    write_copies(works, shards=sum(map(len, copies.values())), workers=command.workers)
-    for target in targets:
-        finish(target, shards=len(copies[target.split]), planned=planned[target.split])
+    with only_writer(command.out):
+        for target in targets:
+            begin(target, planned=planned[target.split])
+        works = ((target, copy) for target in targets for copy in copies[target.split])
+        write_copies(works, shards=sum(map(len, copies.values())), workers=command.workers)
+        for target in targets:
+            finish(target, shards=len(copies[target.split]), planned=planned[target.split])
     return {"output": str(command.out), "metrics": {"examples": {one.split: _examples(one.sources) for one in targets}}}
 
 

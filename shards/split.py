@@ -18,6 +18,7 @@ from pathlib import Path
 
 import tyro
 
+from shards.lock import only_writer
 from shards.manifest import Manifest
 from shards.merge import refuse_inside, refuse_store
 from shards.problem import UsageProblem
@@ -72,14 +73,15 @@ def main(command: Split) -> dict[str, object]:
     _tell(command, counts, manifests)
     if command.dry_run:
         return {"output": "\n".join(f"{targets[part].folder}  {counts[part]:,} examples" for part in targets)}
-    for part, target in targets.items():
-        begin(target, planned=counts[part])
-    shards = {part: -(-counts[part] // command.shard_examples) for part in targets}
-    copies = _copies(division, sources, command.shard_examples)
-    works = ((targets[part], copy) for part, copy in copies)
-    write_copies(works, shards=sum(shards.values()), workers=command.workers)
-    for part, target in targets.items():
-        finish(target, shards=shards[part], planned=counts[part])
+    with only_writer(command.out):
+        for part, target in targets.items():
+            begin(target, planned=counts[part])
+        shards = {part: -(-counts[part] // command.shard_examples) for part in targets}
+        copies = _copies(division, sources, command.shard_examples)
+        works = ((targets[part], copy) for part, copy in copies)
+        write_copies(works, shards=sum(shards.values()), workers=command.workers)
+        for part, target in targets.items():
+            finish(target, shards=shards[part], planned=counts[part])
     return {"output": str(command.out), "metrics": {"examples": {part: counts[part] for part in targets}}}
 
 

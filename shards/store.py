@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,8 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     Raises EnvironmentProblem when the disk is full; the temporary file is removed on any failure but SIGKILL.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}{PARTIAL}{os.getpid()}")
+    # A process id is not enough: machines that share a disk count their own.
+    partial = path.with_name(f".{path.name}{PARTIAL}{uuid.uuid4().hex[:16]}")
     try:
         with partial.open("wb") as file:
             yield file

@@ -127,7 +127,7 @@ def one() -> dict[str, float | torch.Tensor]:
         # Activations of all pairs or of 8: 48 tokens a view.
         "objective_of(ContrastiveConfig(mask_ratio=0.0, chunk_examples={}), MODEL)(BATCH)[0].backward()",
         # Logits of 6144 anchors: 151 MB at once.
-        "info_nce(compare(PAIRS, torch.ones(3072), temperature=0.1, block_rows={} or 6144)).sum().backward()",
+        "info_nce(compare(PAIRS, torch.ones(3072), temperature=0.1, block_rows=32 * {} or 6144)).sum().backward()",
     ],
     ids=["chunks", "blocks"],
 )

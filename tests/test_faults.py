@@ -18,6 +18,8 @@ import pytest
 import soundfile
 import webdataset
 
+from pipelines import example_maker
+from pipelines.source import read_source
 from shards.decode import DecodeError, decode
 from shards.manifest import MANIFEST, REJECTED, Manifest, read_table
 from shards.problem import DataProblem, EnvironmentProblem
@@ -217,6 +219,26 @@ def test_a_source_of_another_plan_is_not_mixed_into_what_is_there(sounds: Path, 
     with pytest.raises(DataProblem, match="holds another dataset: its listing is"):
         build_sounds(sounds, tmp_path / "out", "--span-seconds", 1)
     assert everything_below(dataset) == before
+
+
+def test_a_corpus_that_goes_away_in_mid_build_stops_it_and_rejects_nothing(
+    sounds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    whole = everything_below(build_sounds(sounds, tmp_path / "whole"))
+    away, read = tmp_path / "away", []
+
+    def reads(*given: object) -> bytes:
+        read.append(given)
+        if len(read) == 3:
+            sounds.rename(away)
+        return read_source(*given)
+
+    monkeypatch.setattr(example_maker, "read_source", reads)
+    with pytest.raises(EnvironmentProblem, match="out of reach"):
+        build_sounds(sounds, tmp_path / "out")
+    assert not list((tmp_path / "out").glob(f"*/{MANIFEST}"))
+    away.rename(sounds)
+    assert everything_below(build_sounds(sounds, tmp_path / "out")) == whole
 
 
 @NEEDS_FFMPEG

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipelines import listing
+from pipelines import headers
 from pipelines.corpus import Kind
-from pipelines.listing import LISTING, listed
+from pipelines.headers import LISTING
+from pipelines.listing import listed
 from pipelines.recording import Recording
 from pipelines.source import Tree
 from shards.manifest import read_table
@@ -50,7 +51,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def ask(root: Path, *given: Recording, is_cut: bool = True) -> list[Recording]:
-    return listed(Given(root, given), tree=Tree(root), kept=root.parent, workers=1, is_cut=is_cut)
+    return list(listed(Given(root, given), tree=Tree(root), kept=root.parent, workers=1, is_cut=is_cut))
 
 
 def file(name: str, **fields: object) -> Recording:
@@ -74,8 +75,8 @@ def test_where_nothing_is_cut_lengths_stay_open_and_broken_headers_are_found_all
 
 def test_no_header_is_asked_twice_until_its_file_changes(root: Path, monkeypatch: pytest.MonkeyPatch):
     asked: list[str] = []
-    probe = listing.probe
-    monkeypatch.setattr(listing, "probe", lambda source: asked.append(source.name) or probe(source))
+    probe = headers.probe
+    monkeypatch.setattr(headers, "probe", lambda source: asked.append(source.name) or probe(source))
     recordings = [file(f"{seconds}.flac") for seconds in (1, 2, 3)] + [file("text.flac")]
     first = ask(root, *recordings)
     assert ask(root, *recordings) == first
@@ -89,8 +90,8 @@ def test_no_header_is_asked_twice_until_its_file_changes(root: Path, monkeypatch
 
 def test_a_file_of_several_recordings_is_asked_once(root: Path, monkeypatch: pytest.MonkeyPatch):
     asked: list[str] = []
-    probe = listing.probe
-    monkeypatch.setattr(listing, "probe", lambda source: asked.append(source.name) or probe(source))
+    probe = headers.probe
+    monkeypatch.setattr(headers, "probe", lambda source: asked.append(source.name) or probe(source))
     ask(root, *(file("3.flac", recording_id=f"r{number}") for number in range(5)))
     assert asked == ["3.flac"]
 
@@ -124,8 +125,8 @@ def test_absent_files_and_paths_that_lead_out_are_problems_and_keep_their_place(
 
 @pytest.mark.parametrize("header", ["nan", "-1", "1e300"])
 def test_an_absurd_length_is_a_problem(root: Path, header: str, monkeypatch: pytest.MonkeyPatch):
-    probe = listing.probe
-    monkeypatch.setattr(listing, "probe", lambda source: replace(probe(source), seconds=float(header)))
+    probe = headers.probe
+    monkeypatch.setattr(headers, "probe", lambda source: replace(probe(source), seconds=float(header)))
     (one,) = ask(root, file("1.flac"))
     assert "absurd length" in one.problem
 

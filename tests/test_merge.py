@@ -238,7 +238,7 @@ def test_a_column_added_to_all_sources_is_all_that_a_repeated_merge_copies(built
     assert {name for name, version in versions(found).items() if before.get(name, version) != version} == {
         f"{path.parent.name}/{MANIFEST}" for path in found.glob(f"*/{MANIFEST}")
     }
-    for split in at_once.iterdir():
+    for split in (path.parent for path in at_once.glob(f"*/{MANIFEST}")):
         assert Manifest.read(found / split.name).fingerprint == Manifest.read(split).fingerprint
     assert damage(found) == []
 
@@ -313,7 +313,7 @@ def test_a_dataset_too_large_for_its_indices_is_refused(tmp_path: Path, monkeypa
     monkeypatch.setattr(copying, "_MOST_EXAMPLES", 3)
     with pytest.raises(UsageProblem, match="would hold 4 examples"):
         merged(tmp_path / "out", *folders)
-    assert not (tmp_path / "out").exists()
+    assert not list((tmp_path / "out").glob("*/*"))
 
 
 def test_the_manifest_names_the_command_and_the_fingerprints_of_its_sources(tmp_path: Path):

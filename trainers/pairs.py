@@ -37,7 +37,7 @@ class PairsConfig:
     chunk_examples: int = 0
     """Examples of a worker that are encoded at a time, each twice, so that any batch fits; 0 encodes all at once."""
     logits_block_rows: int = 1024
-    """Rows of the matrix of similarities that exist at a time."""
+    """Rows, and columns, of the block of the matrix of similarities that exists at a time."""
 
     def __post_init__(self) -> None:
         if not (0 <= self.mask_ratio < 1 and self.temperature > 0 and self.projector_widths):

@@ -51,7 +51,7 @@ def compare(
 ) -> Similarities:
     """Compare both views of our examples, in any length, with those of all ranks.
 
-    `block_rows` anchors at a time; it changes memory, not the result. Rows of weight 0 are nobody's negatives. Raises
+    Blocks of `block_rows` by as many cosines at a time: it changes memory, not the result. Rows of weight 0 are nobody's negatives. Raises
     UsageProblem when all ranks together have fewer than two examples.
     """
     examples = total(weight.sum())

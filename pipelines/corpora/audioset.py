@@ -5,15 +5,13 @@ segment; YTID_START.ext and YTID_START_END.ext (or START-END) in seconds or mill
 """
 
 import logging
-import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import xxhash
 
 from pipelines.corpus import Kind
@@ -26,7 +24,7 @@ from pipelines.music.layouts.audioset import (
     planned,
     render_piece,
 )
-from pipelines.published.audio_files import EXTENSIONS, audio_files, path_text
+from pipelines.published.audio_files import path_text
 from pipelines.published.ontology import (
     CLASSES,
     MUSIC,
@@ -37,7 +35,8 @@ from pipelines.published.ontology import (
     read_children,
     read_class_names,
 )
-from pipelines.published.segments import Segment, SegmentList, read_list, tag_reader
+from pipelines.published.segment_audio import NO_FILE, WHOLE_VIDEO, SegmentAudio, audio_of
+from pipelines.published.segments import SegmentList, Segments, TagReader, Tags, read_list, sorted_segments
 from pipelines.recording import Label, Recording
 from shards.problem import DataProblem, UsageProblem
 from shards.words import nearest
@@ -52,10 +51,8 @@ EVERYTHING = "all"
 MISSING = "no audio file is named after it"
 
 _FOLDERS = ("", "metadata", "csv", "csvs", "meta", "data", "segments")  # where downloaders keep the lists
-_STEM = re.compile(r"([\w-]{11})(?:_(\d+(?:\.\d+)?)(?:[_-](\d+(?:\.\d+)?))?)?", re.ASCII)
-_PREFIXES = ("", "Y", "id_")
-_NOTHING: dict[str, Any] = {}  # one for all: two million of them would take 120 MB
-_IN_SECONDS, _IN_MILLISECONDS, _IN_WHOLE_SECONDS, _WHOLE_VIDEO = range(4)  # how well a name fits: the least is best
+_NOTHING: dict[str, Any] = {}  # one for all that have none
+_AT_A_TIME = 1 << 13
 
 
 @dataclass(frozen=True)
@@ -92,16 +89,19 @@ class Corpus:
         UsageProblem for options without a meaning.
         """
         self._check_options()
-        tags_of = tag_reader(self._kept, self._classes, self._names)
-        lists = [read_list(name, self.root, path, tags_of) for name, path in self._found_lists().items()]
-        segments = sorted((segment for found in lists for segment in found.kept), key=itemgetter(0, 1))
+        tags = TagReader(self._kept, self._classes, self._names)
+        found = self._found_lists()
+        read = [read_list(name, number, self.root, path, tags) for number, (name, path) in enumerate(found.items())]
+        lists, parts = [one for one, _ in read], [part for _, part in read]
+        read.clear()
+        segments = sorted_segments(parts)
         audio = audio_of(self.root, segments)
-        missing = Counter(segment.listed for segment, found in zip(segments, audio, strict=True) if found is None)
-        for found in lists:
-            log.info("%s", _counts(found, self.below, missing[found.name]))
-        if missing.total() == len(segments):
+        missing = np.bincount(segments.lists[audio.files == NO_FILE], minlength=len(lists)).tolist()
+        for one, without in zip(lists, missing, strict=True):
+            log.info("%s", _counts(one, self.below, without))
+        if sum(missing) == len(segments):
             raise DataProblem(_nothing_left(self.root, self.below, lists))
-        return self._recordings(lists, segments, audio)
+        return self._recordings(lists, segments, audio, tags.combinations)
 
     @cached_property
     def _names(self) -> dict[str, str]:
@@ -143,19 +143,21 @@ class Corpus:
         return found
 
     def _recordings(
-        self, lists: Sequence[SegmentList], segments: Sequence[Segment], audio: Sequence["AudioFile | None"]
+        self, lists: Sequence[SegmentList], segments: Segments, audio: SegmentAudio, combinations: Sequence[Tags]
     ) -> Iterator[Recording]:
-        held_out = {segment.ytid for segment in segments if SPLIT_OF[segment.listed] == "test"}
-        before = None
-        for segment, found in zip(segments, audio, strict=True):
-            split = self._split(segment.listed, segment.ytid)
-            problem = _contradiction(segment, before, known_in_test=split != "test" and segment.ytid in held_out)
-            yield _recording(segment, split, found, problem)
-            before = segment
-        for found_list in lists:
-            for line, reason in found_list.unreadable.items():
-                name = f"{found_list.name}--line-{line}"
-                yield Recording(name, found_list.path, SPLIT_OF[found_list.name], problem=f"line {line}: {reason}")
+        is_eval = np.array([SPLIT_OF[found.name] == "test" for found in lists])
+        held_out = np.unique(segments.ytids[is_eval[segments.lists]])
+        before: Segment | None = None
+        for first in range(0, len(segments), _AT_A_TIME):
+            some = slice(first, first + _AT_A_TIME)
+            for segment in _segments(segments.at(some), lists, combinations, audio, some, held_out):
+                split = self._split(segment.listed, segment.ytid)
+                yield _recording(segment, split, _contradiction(segment, before, split))
+                before = segment
+        for found in lists:
+            for line, reason in found.unreadable.items():
+                name = f"{found.name}--line-{line}"
+                yield Recording(name, found.path, SPLIT_OF[found.name], problem=f"line {line}: {reason}")
 
     def _split(self, listed: str, ytid: str) -> str:
         split = SPLIT_OF[listed]
@@ -168,86 +170,62 @@ def _metadata(root: Path, name: str) -> Path | None:
     return next((path for folder in _FOLDERS if (path := root / folder / name).is_file()), None)
 
 
-# Audio
-
-
-class AudioFile(NamedTuple):
-    """A file for a segment, as good as its sorting: by its name, then its container, then its path."""
-
-    fit: int
-    container: int
-    path: str
-
-
-def audio_of(root: Path, segments: Sequence[Segment]) -> list[AudioFile | None]:
-    """The best file below `root` for each segment, from one walk through its folders. Segments are sorted by YTID."""
-    first = {segments[position].ytid: position for position in range(len(segments) - 1, -1, -1)}
-    best: list[AudioFile | None] = [None] * len(segments)
-    strays = 0
-    for path in audio_files(root):
-        stem, _, extension = path.rpartition("/")[2].rpartition(".")
-        fits = list(_fits(stem, segments, first))
-        strays += not fits
-        for fit, position in fits:
-            file = AudioFile(fit, EXTENSIONS.index(extension.lower()), path)
-            best[position] = min(file, best[position] or file)
-    if strays:
-        log.info("audioset  %d audio files are named after no kept segment", strays)
-    return best
-
-
-def _fits(stem: str, segments: Sequence[Segment], first: Mapping[str, int]) -> Iterator[tuple[int, int]]:
-    """Which segments a file name means, with how well it fits; a name with times means at most one."""
-    for prefix in _PREFIXES:
-        match = _STEM.fullmatch(stem, len(prefix)) if stem.startswith(prefix) else None
-        if match is None or match[1] not in first:
-            continue
-        ytid, *times = match.groups()
-        positions = _positions(ytid, segments, first)
-        if times[0] is None:
-            yield from ((_WHOLE_VIDEO, position) for position in positions)
-        else:
-            ranked = [(fit, position) for position in positions if (fit := _time_fit(times, segments[position])) >= 0]
-            yield from sorted(ranked)[:1]
-
-
-def _positions(ytid: str, segments: Sequence[Segment], first: Mapping[str, int]) -> Iterator[int]:
-    position = first[ytid]
-    while position < len(segments) and segments[position].ytid == ytid:
-        yield position
-        position += 1
-
-
-def _time_fit(times: Sequence[str | None], segment: Segment) -> int:
-    """How the start, or start and end, of a name state a segment's; -1 when they are another's."""
-    said = [float(time) for time in times if time is not None]
-    pairs = list(zip(said, (segment.start_ms, segment.end_ms), strict=False))
-    if all(abs(1000 * time - wanted_ms) <= 1 for time, wanted_ms in pairs):
-        return _IN_SECONDS
-    if all(abs(time - wanted_ms) <= 1 for time, wanted_ms in pairs):
-        return _IN_MILLISECONDS
-    if all(time.is_integer() and 0 <= wanted_ms - 1000 * time < 1000 for time, wanted_ms in pairs):
-        return _IN_WHOLE_SECONDS
-    return -1
-
-
 # Recordings
 
 
-def _contradiction(segment: Segment, before: Segment | None, *, known_in_test: bool) -> str:
+class Segment(NamedTuple):
+    """A row of a segment list, and the file that belongs to it."""
+
+    ytid: str
+    start_ms: int
+    end_ms: int
+    tags: Tags
+    listed: str
+    line: int
+    path: str | None
+    is_whole_video: bool
+    is_in_eval: bool
+    """Whether eval has a segment of its video."""
+
+
+def _segments(
+    some: Segments,
+    lists: Sequence[SegmentList],
+    combinations: Sequence[Tags],
+    audio: SegmentAudio,
+    places: slice,
+    held_out: np.ndarray,
+) -> Iterator[Segment]:
+    """The rows behind some columns."""
+    files, fits = audio.files[places].tolist(), audio.fits(places)
+    return map(
+        Segment,
+        some.ytids.astype(str).tolist(),
+        some.start_ms.tolist(),
+        some.end_ms.tolist(),
+        [combinations[number] for number in some.tags.tolist()],
+        [lists[number].name for number in some.lists.tolist()],
+        some.lines.tolist(),
+        [None if file == NO_FILE else audio.paths[file] for file in files],
+        (fits == WHOLE_VIDEO).tolist(),
+        np.isin(some.ytids, held_out).tolist(),
+    )
+
+
+def _contradiction(segment: Segment, before: Segment | None, split: str) -> str:
     if segment.end_ms <= segment.start_ms:
         return f"line {segment.line} ends it at {segment.end_ms / 1000} s, not after its start"
     if before is not None and before[:2] == segment[:2]:
         return f"line {before.line} of {before.listed} already lists a segment that starts there"
-    if known_in_test:
+    if split != "test" and segment.is_in_eval:
         return "its video is in eval too: training on it would make the test known"
     return ""
 
 
-def _recording(segment: Segment, split: str, found: AudioFile | None, problem: str) -> Recording:
-    ytid, start_ms, end_ms, tags, listed, line = segment
+def _recording(segment: Segment, split: str, problem: str) -> Recording:
+    ytid, start_ms, end_ms, tags, listed, line, found, is_whole_video, _ = segment
     name = f"{ytid}_{start_ms}"
-    path, unreadable = path_text(found.path) if found else (name, "")
+    path, unreadable = path_text(found) if found else (name, "")
     if problem := problem or unreadable:
         return Recording(f"{name}--{listed}-{line}", path, split, problem=problem)
     if found is None:
@@ -260,15 +238,14 @@ def _recording(segment: Segment, split: str, found: AudioFile | None, problem: s
         "start_seconds": start_ms / 1000,
         "list": listed,
     }
-    whole_video = (start_ms / 1000, end_ms / 1000) if found.fit == _WHOLE_VIDEO else None
+    whole_video = (start_ms / 1000, end_ms / 1000) if is_whole_video else None
     return Recording(name, path, split, labels, events=_NOTHING, segment=whole_video)
 
 
 def _counts(found: SegmentList, kept_below: str, missing: int) -> str:
-    kept = len(found.kept)
     return (
-        f"audioset  {found.name}  {found.rows:,} segments  {kept:,} kept by --below {kept_below}  "
-        f"{kept - missing:,} with audio  {missing:,} missing  {len(found.unreadable):,} unreadable lines"
+        f"audioset  {found.name}  {found.rows:,} segments  {found.kept:,} kept by --below {kept_below}  "
+        f"{found.kept - missing:,} with audio  {missing:,} missing  {len(found.unreadable):,} unreadable lines"
     )
 
 
@@ -287,7 +264,7 @@ def _no_list(root: Path, names: Iterable[str]) -> str:
 
 
 def _nothing_left(root: Path, kept_below: str, lists: Sequence[SegmentList]) -> str:
-    rows, kept = sum(found.rows for found in lists), sum(len(found.kept) for found in lists)
+    rows, kept = sum(found.rows for found in lists), sum(found.kept for found in lists)
     return (
         f"Nothing of {root} is left: its lists have {rows:,} segments, --below {kept_below} removed {rows - kept:,}, "
         f"and of the other {kept:,} none has an audio file below {root}. Audio is found by its name: YTID.wav, "

@@ -3,11 +3,15 @@
 import logging
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from array import array
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
 
 from pipelines.published.ontology import SITE
 from shards.problem import DataProblem
@@ -15,6 +19,7 @@ from shards.problem import DataProblem
 log = logging.getLogger(__name__)
 
 _COLUMNS = ("YTID", "start_seconds", "end_seconds", "positive_labels")
+YTID = np.dtype("S11")
 _PATTERNS = (r"[\w-]{11}", r"\d{1,7}(?:\.\d*)?", r"\d{1,7}(?:\.\d*)?", r"/\w/\w+(?:,/\w/\w+)*")
 _GROUPS = list(zip((1, 3, 5, 7), _PATTERNS, strict=True))  # of the quotes, of which both or none must be there
 # A line at a time: a quote that nobody closed would take a CSV reader through all rows up to the next one.
@@ -30,52 +35,84 @@ class Tags(NamedTuple):
     names: tuple[str, ...]
 
 
-class Segment(NamedTuple):
-    """A row of a segment list."""
+@dataclass(frozen=True)
+class Segments:
+    """Rows of segment lists as columns: 36 bytes each."""
 
-    ytid: str
-    start_ms: int
-    end_ms: int
-    tags: Tags
-    listed: str
-    line: int
+    ytids: np.ndarray
+    """Of bytes, (rows,)."""
+    start_ms: Int[np.ndarray, " rows"]
+    end_ms: Int[np.ndarray, " rows"]
+    tags: Int[np.ndarray, " rows"]
+    """Which of the tag reader's combinations."""
+    lists: Int[np.ndarray, " rows"]
+    """Which of the lists that were read."""
+    lines: Int[np.ndarray, " rows"]
+
+    def __len__(self) -> int:
+        return len(self.ytids)
+
+    def at(self, places: np.ndarray | slice) -> "Segments":
+        return Segments(*(getattr(self, column.name)[places] for column in fields(self)))
 
 
 @dataclass(frozen=True)
 class SegmentList:
-    """What one LIST_segments.csv holds: `kept` of its `rows`, and the reasons why other lines are no rows."""
+    """What one LIST_segments.csv holds: how many of its rows are kept, and the reasons why other lines are no rows."""
 
     name: str
     path: str
     rows: int
-    kept: Sequence[Segment]
+    kept: int
     unreadable: Mapping[int, str]
 
 
-def tag_reader(kept: Set[str] | None, classes: Sequence[str], names: Mapping[str, str]) -> Callable[[str], Tags | None]:
-    """A function from a row's labels to their Tags, the same object every time, or to None when none is kept."""
+class TagReader:
+    """Numbers the combinations of labels that rows have; each is kept once."""
 
-    @cache
-    def tags_of(labels: str) -> Tags | None:
+    def __init__(self, kept: Set[str] | None, classes: Sequence[str], names: Mapping[str, str]) -> None:
+        self._kept, self._classes, self._names = kept, classes, names
+        self._numbers: dict[str, int | None] = {}
+        self.combinations: list[Tags] = []
+
+    def number(self, labels: str) -> int | None:
+        """That of a row's labels; None when none of them is kept."""
+        if labels not in self._numbers:
+            tags = self._tags(labels)
+            self._numbers[labels] = None if tags is None else len(self.combinations)
+            self.combinations += [] if tags is None else [tags]
+        return self._numbers[labels]
+
+    def _tags(self, labels: str) -> Tags | None:
         mids = tuple(dict.fromkeys(map(sys.intern, labels.split(","))))
-        if kept is not None and kept.isdisjoint(mids):
+        if self._kept is not None and self._kept.isdisjoint(mids):
             return None
-        return Tags(tuple(int(mid in mids) for mid in classes), mids, tuple(names.get(mid, mid) for mid in mids))
+        flags = tuple(int(mid in mids) for mid in self._classes)
+        return Tags(flags, mids, tuple(self._names.get(mid, mid) for mid in mids))
 
-    return tags_of
+
+def sorted_segments(parts: list[Segments]) -> Segments:
+    """Those of all lists, whose own are given up, by YTID and start; equal ones in the order of the lists."""
+    columns = {one.name: np.concatenate([getattr(part, one.name) for part in parts]) for one in fields(Segments)}
+    parts.clear()
+    order = np.lexsort((columns["start_ms"], columns["ytids"]))
+    return Segments(*(columns.pop(one.name)[order] for one in fields(Segments)))
 
 
-def read_list(name: str, root: Path, path: Path, tags_of: Callable[[str], Tags | None]) -> SegmentList:
-    """Raises DataProblem when no line of the file is a row."""
+def read_list(name: str, number: int, root: Path, path: Path, tags: TagReader) -> tuple[SegmentList, Segments]:
+    """A list and its kept rows; `number` is its own among all. Raises DataProblem when no line of the file is a row."""
     rows = promised = 0
-    kept: list[Segment] = []
+    ytids, times, kinds = bytearray(), array("q"), array("i")
     unreadable: dict[int, str] = {}
     with path.open(encoding=_encoding(path), errors="backslashreplace") as file:
         for line, text in enumerate(file, 1):
             if match := _ROW.fullmatch(text):
                 rows += 1
-                if tags := tags_of(match[8]):
-                    kept.append(Segment(match[2], _milliseconds(match[4]), _milliseconds(match[6]), tags, name, line))
+                ytid, start, end, labels = match.group(2, 4, 6, 8)
+                if (kind := tags.number(labels)) is not None:
+                    ytids += ytid.encode()
+                    times.extend((_milliseconds(start), _milliseconds(end)))
+                    kinds.extend((kind, line))
             elif text.startswith("# "):  # a spreadsheet makes #NAME? of ids that begin with -
                 promised = int(said[1]) if (said := _PROMISE.match(text)) else promised
             elif reason := _unreadable(text):
@@ -84,12 +121,16 @@ def read_list(name: str, root: Path, path: Path, tags_of: Callable[[str], Tags |
         raise DataProblem(_no_row(path, unreadable))
     if rows + len(unreadable) < promised:
         log.warning("%s has %d of the %d segments that its header promises", path, rows + len(unreadable), promised)
-    return SegmentList(name, path.relative_to(root).as_posix(), rows, kept, unreadable)
+    start_ms, end_ms = np.frombuffer(times, np.int64).reshape(-1, 2).T
+    numbers, lines = np.frombuffer(kinds, np.int32).reshape(-1, 2).T
+    lists = np.full(len(lines), number, np.uint8)
+    kept = Segments(np.frombuffer(ytids, YTID), start_ms, end_ms, numbers, lists, lines)
+    return SegmentList(name, path.relative_to(root).as_posix(), rows, len(kept), unreadable), kept
 
 
 @cache
 def _milliseconds(seconds: str) -> int:
-    """Cached, as two million rows name a few thousand times: one number in memory for each."""
+    """Cached, as two million rows name a few thousand times."""
     return round(1000 * float(seconds))
 
 

@@ -13,13 +13,16 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest.mock import patch
 
+from pipelines import listing
 from pipelines.build import Build, plan_splits
 from pipelines.dataset import Split
+from pipelines.presence import Presence
 from pipelines.recording import Recording
 from pipelines.source import Tree
 from shards.feature import described
@@ -62,11 +65,11 @@ class Synthetic:
             yield Recording(name, f"{name[:3]}/{name}.flac", "train", labels, 180.0 + number % 100)
 
 
-class Everywhere(Tree):
-    """A tree in which every file is there."""
+class Everywhere(Presence):
+    """Of a tree in which every file is there."""
 
-    def problem(self, path: str) -> str:
-        return ""
+    def problems(self, paths: Sequence[str]) -> list[str]:
+        return [""] * len(paths)
 
 
 def measure(sizes: tuple[int, ...] = SIZES, rounds: int = ROUNDS) -> dict[str, object]:
@@ -102,11 +105,11 @@ def planned_and_resumed(size: int) -> dict[str, float]:
         begin = time.monotonic()
         (split,) = _plan(Path(name), size)
         planned = time.monotonic()
-        peak_mib = _peak_mib() - before
         _pretend_done(split)
         resumed = time.monotonic()
         assert split.planned == size and split.pending() == []
         end = time.monotonic()
+        peak_mib = _peak_mib() - before
     return {
         "plan_seconds": planned - begin,
         "resume_seconds": end - resumed,
@@ -117,8 +120,9 @@ def planned_and_resumed(size: int) -> dict[str, float]:
 
 def _plan(root: Path, size: int) -> list[Split]:
     command = Build("synthetic", Synthetic(root, size), root / "out", shard_examples=SHARD_EXAMPLES, workers=1)
-    (split,) = plan_splits(command, Everywhere(root), findings=root)
-    return [Split(split.folder, split.tasks, split.identity, split.build, {"mel": described(MYNA)})]
+    with patch.object(listing, "Presence", Everywhere):
+        (split,) = plan_splits(command, Tree(root), findings=root)
+    return [replace(split, columns={"mel": described(MYNA)})]
 
 
 def _pretend_done(split: Split) -> None:
