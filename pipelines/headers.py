@@ -147,7 +147,7 @@ class Headers:
             for done, headers in enumerate(outcomes, 1):
                 rows = [asdict(header) for header in headers]
                 self._remember({name: [row[name] for row in rows] for name in SCHEMA.names})
-                journal.write("".join(f"{json.dumps(row)}\n" for row in rows))
+                journal.write("".join(f"\n{json.dumps(row)}" for row in rows))  # begins a line where one was cut
                 if (now := time.monotonic()) - told >= _REPORT_SECONDS:
                     told, files = now, min(done * _CHUNK_FILES, len(stale))
                     log.info("listing  file %d/%d  %.0f files/s", files, len(stale), files / (now - begin))

@@ -1,5 +1,6 @@
 """What is listed: lengths asked once and again after a change, absent files, and what a corpus file gets wrong."""
 
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,10 +10,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipelines import headers
+from pipelines import headers, listing
 from pipelines.corpus import Kind
-from pipelines.headers import LISTING
+from pipelines.headers import JOURNAL, LISTING
 from pipelines.listing import listed
+from pipelines.presence import Presence
 from pipelines.recording import Recording
 from pipelines.source import Tree
 from shards.manifest import read_table
@@ -159,3 +161,60 @@ def test_ids_are_unique_and_fit_to_name_members(root: Path):
     assert [bool(one.problem) for one in found] == [False, True, True]
     ids = [one.recording_id for one in found]
     assert len(set(ids)) == 3 and all("/" not in one for one in ids)
+
+
+# Many files
+
+
+def test_a_listing_that_is_killed_asks_nothing_again_and_its_journal_goes_when_all_is_kept(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[str] = []
+    probe = headers.probe
+    monkeypatch.setattr(headers, "probe", lambda source: asked.append(source.name) or probe(source))
+    monkeypatch.setattr(listing, "_ROUND_RECORDINGS", 2)
+    recordings = tuple(file(f"{seconds}.flac") for seconds in (3, 1, 2))
+    begun = listed(Given(root, recordings), tree=Tree(root), kept=root.parent, workers=0, is_cut=True)
+    assert next(begun).seconds == 3.0
+    begun.close()  # with the first round asked and the second not
+    assert asked == ["3.flac", "1.flac"] and not (root.parent / LISTING).exists()
+    with (root.parent / JOURNAL).open("a") as journal:
+        journal.write('\n{"path": "2.flac", "bytes": 1')  # where the kill came in the middle of a line
+    assert [one.seconds for one in ask(root, *recordings)] == [3.0, 1.0, 2.0]
+    assert asked == ["3.flac", "1.flac", "2.flac"]
+    assert not (root.parent / JOURNAL).exists()
+    assert [row["path"] for row in read_table(root.parent / LISTING).to_pylist()] == ["3.flac", "1.flac", "2.flac"]
+
+
+def test_what_is_known_of_files_that_are_gone_or_have_changed_is_given_up(root: Path):
+    ask(root, *(file(f"{seconds}.flac") for seconds in (1, 2, 3)))
+    soundfile.write(root / "2.flac", np.full(5 * RATE, 0.1), RATE)
+    ask(root, file("2.flac"), file("3.flac"))
+    rows = read_table(root.parent / LISTING).to_pylist()
+    assert [(row["path"], row["seconds"]) for row in rows] == [("3.flac", 3.0), ("2.flac", 5.0)]
+
+
+@pytest.mark.parametrize("round_recordings", [1, 2, 100])
+def test_the_listing_does_not_depend_on_how_many_recordings_are_looked_at_together(
+    root: Path, round_recordings: int, monkeypatch: pytest.MonkeyPatch
+):
+    recordings = (
+        *(file("1.flac"), file("2.flac", recording_id="1"), file("absent.flac", labels={"pitch": 1})),
+        *(file("3.flac", recording_id="a/b"), file("3.flac", labels={"pitch": "x"}), file("2.flac", seconds=1.5)),
+    )
+    together = ask(root, *recordings)
+    monkeypatch.setattr(listing, "_ROUND_RECORDINGS", round_recordings)
+    found = list(listed(Given(root, recordings), tree=Tree(root), kept=root.parent, workers=0, is_cut=True))
+    assert found == together
+    assert [bool(one.problem) for one in found] == [False, True, True, True, True, False]
+
+
+def test_a_file_is_there_whatever_folder_it_is_in(root: Path):
+    (root / "deep" / "er").mkdir(parents=True)
+    shutil.copy(root / "1.flac", root / "deep" / "er" / "1.flac")
+    (root / "dangling.flac").symlink_to("nowhere")
+    found = Presence(Tree(root)).problems(
+        ["deep/er/1.flac", "deep/1.flac", "1.flac", "no/1.flac", "dangling.flac", "deep", "", "deep/er/"]
+    )
+    no = "No such file"
+    assert found == ["", no, "", no, "", "", "its path leads out of the corpus folder", no]

@@ -51,8 +51,8 @@ def compare(
 ) -> Similarities:
     """Compare both views of our examples, in any length, with those of all ranks.
 
-    Blocks of `block_rows` by as many cosines at a time: it changes memory, not the result. Rows of weight 0 are nobody's negatives. Raises
-    UsageProblem when all ranks together have fewer than two examples.
+    Blocks of `block_rows` by as many cosines at a time: it changes memory, not the result. Rows of weight 0 are
+    nobody's negatives. Raises UsageProblem when all ranks together have fewer than two examples.
     """
     examples = total(weight.sum())
     _require_two(int(examples))

@@ -93,7 +93,8 @@ class SegmentAudio:
         self.files[places[is_better]], self._ranks[places[is_better]] = numbers[file[is_better]], ranks[is_better]
         for one in np.flatnonzero(~is_better & (ranks <= self._ranks[places])):
             place, number, rank = places[one], int(numbers[file[one]]), ranks[one]
-            if rank < self._ranks[place] or self.paths[number] < self.paths[int(self.files[place])]:
+            is_first = rank == self._ranks[place] and self.paths[number] < self.paths[int(self.files[place])]
+            if rank < self._ranks[place] or is_first:
                 self.files[place], self._ranks[place] = number, rank
 
 
