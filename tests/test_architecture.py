@@ -17,7 +17,13 @@ from sonograph import VERBS
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("pipelines", "shards", "trainers", "claims", "cluster")
-MAY_IMPORT = {"pipelines": {"shards"}, "shards": set(), "trainers": {"shards"}, "claims": {"shards", "trainers"}, "cluster": set()}
+MAY_IMPORT = {
+    "pipelines": {"shards"},
+    "shards": set(),
+    "trainers": {"shards"},
+    "claims": {"shards", "trainers"},
+    "cluster": set(),
+}
 OWNERS = {
     "aiohttp": {"cluster/submit.py"},
     "argparse": {"cluster/head.py"},
