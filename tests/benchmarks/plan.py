@@ -82,7 +82,7 @@ def _write_part(folder: Path, number: int) -> Path:
     part = folder / f"part-{number}"
     part.mkdir()
     letters = string.ascii_letters + string.digits + "-_"
-    ids = sorted({f"{number}{''.join(rng.choices(letters, k=10))}" for _ in range(PART + 50)})[:PART]
+    ids = sorted({letters[number] + "".join(rng.choices(letters, k=10)) for _ in range(PART + 50)})[:PART]
     rows = []
     for place, ytid in enumerate(ids):
         start = rng.randrange(0, 600, 10)
