@@ -133,7 +133,7 @@ def one() -> dict[str, float | torch.Tensor]:
 )
 def test_memory_does_not_grow_with_the_batch(work):
     parts, whole = mib_grown_by(work.format(8), work.format(0))
-    assert whole > 4 * parts
+    assert whole > 3 * parts
 
 
 def mib_grown_by(*works: str) -> list[float]:
@@ -153,7 +153,7 @@ def highest():  # getrusage would begin at what the process that started this on
 torch.set_num_threads(1)
 MODEL = MynaConfig(width=64, depth=4, heads=2, head_width=32, mlp_width=256)
 PAIRS = torch.randn(2, 3072, 4, requires_grad=True)
-BATCH = batch_of(96)
+BATCH = batch_of(288)
 objective_of(ContrastiveConfig(mask_ratio=0.0), MODEL)(batch_of(2))[0].backward()
 marks = [highest()]
 for work in {works}:
