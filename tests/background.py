@@ -16,7 +16,7 @@ from torch import multiprocessing
 from tests.command import REPOSITORY
 from trainers.task import Task
 from trainers.tracking import curves, events
-from trainers.train import work
+from trainers.train import work_on
 
 
 @contextmanager
@@ -71,6 +71,6 @@ def _one_of_two(rank: int, task: Task) -> None:
     torch.set_num_threads(1)
     os.environ["LOCAL_RANK"] = str(rank)
     dist.init_process_group("gloo", init_method=f"file://{task.run}/rendezvous", rank=rank, world_size=2)
-    work(task)
+    work_on(task)
     dist.destroy_process_group()
     (task.run / "rendezvous").unlink(missing_ok=True)

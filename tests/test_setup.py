@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("cluster", "pipelines", "shards", "trainers")
+PACKAGES = ("claims", "cluster", "pipelines", "shards", "trainers")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 DISTRIBUTIONS = {"ffmpeg": "ffmpeg-python", "nnAudio": "nnaudio", "yaml": "pyyaml", "sklearn": "scikit-learn"}
 RUN_NOT_IMPORTED = {"beartype", "build", "hatchling", "mypy", "pytest-timeout", "ruff"}

@@ -22,7 +22,7 @@ from trainers.config import load
 from trainers.driver import set_aside, settle, sole_trainer
 from trainers.task import Task, prepare, run_folder
 from trainers.tracking import curves, events
-from trainers.train import COMMAND, main, work
+from trainers.train import COMMAND, main, work_on
 
 EXAMPLES, BATCH_EXAMPLES = 24, 8
 DEBUG = ["train", "myna:base", "--size", "debug"]
@@ -64,7 +64,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 def test_training_learns_and_points_to_the_checkpoint_of_the_lowest_validation_loss(tmp_path):
     write_bumps(tmp_path / "bumps", examples={"train": 48, "valid": 16}, classes=16, frames=112)
     task = task_of(tmp_path / "bumps", tmp_path / "run", "--epochs", "20", "--save-every-steps", "20")
-    assert work(task) == task.steps == 120
+    assert work_on(task) == task.steps == 120
     validation = curves(task.run)["valid/loss"]
     assert list(validation) == [20, 40, 60, 80, 100, 120]
     assert validation[120] < validation[20]
@@ -74,20 +74,20 @@ def test_training_learns_and_points_to_the_checkpoint_of_the_lowest_validation_l
 
 def test_a_training_that_was_stopped_continues_with_the_same_numbers(noise, tmp_path):
     whole, halves = (task_of(noise, tmp_path / name, "--epochs", "4") for name in ("whole", "halves"))
-    work(whole)
+    work_on(whole)
     halves.stop_file.touch()  # ends after one step, with a checkpoint
-    assert work(halves) == 1
+    assert work_on(halves) == 1
     halves.stop_file.unlink()
-    assert work(halves) == 12
+    assert work_on(halves) == 12
     assert losses(halves.run) == losses(whole.run)
     torch.testing.assert_close(weights(halves.run), weights(whole.run), rtol=0, atol=0)
 
 
 def test_another_number_of_workers_continues_in_the_same_order(noise, tmp_path):
     one, mixed = (task_of(noise, tmp_path / name, "--epochs", "2", "--workers", "2") for name in ("one", "mixed"))
-    work(one)
+    work_on(one)
     mixed.stop_file.touch()
-    work(mixed)
+    work_on(mixed)
     mixed.stop_file.unlink()
     in_two_processes(mixed)
     assert losses(mixed.run) == pytest.approx(losses(one.run), rel=1e-4)
@@ -107,8 +107,8 @@ def test_a_checkpoint_without_the_file_of_one_rank_is_passed_over(noise, tmp_pat
 @pytest.mark.parametrize("words", [["--engine.zero-stage", "3"], ["--engine.precision", "bf16"]])
 def test_the_same_loop_serves_every_engine_setting(noise, tmp_path, words):
     plain, other = task_of(noise, tmp_path / "plain"), task_of(noise, tmp_path / "other", *words)
-    work(plain)
-    work(other)
+    work_on(plain)
+    work_on(other)
     assert losses(other.run) == pytest.approx(losses(plain.run), rel=0.02)
 
 
@@ -168,7 +168,7 @@ def test_a_loss_that_is_no_number_stops_the_training_and_names_the_example(tmp_p
     for split in ("train", "valid"):
         write_split(tmp_path / "poisoned" / split, powers, {"pitch": list(range(8))})
     task = task_of(tmp_path / "poisoned", tmp_path / "run")
-    assert work(task) is None
+    assert work_on(task) is None
     problem = json.loads(task.problem_file.read_bytes())
     assert problem["exit_code"] == RunFailed.exit_code
     assert re.search(r"step 0 was refused: its loss is nan.*8 examples.*no numbers: 5 \(.+\)\.", problem["message"])
@@ -182,7 +182,7 @@ def test_a_broken_batch_is_skipped_within_the_budget_and_named(tmp_path):
         write_split(tmp_path / "poisoned" / split, part, {"pitch": list(range(len(part)))})
     words = ["--epochs", "2", "--engine.skip-budget", "2"]
     task = task_of(tmp_path / "poisoned", tmp_path / "run", *words)
-    assert work(task) == 6
+    assert work_on(task) == 6
     notes = [text for event in events(task.run) if event.kind == "tags" for text in event.fields["values"].items()]
     skipped = {name: text for name, text in notes if name.startswith("skipped.")}
     assert len(skipped) == 2 and all("its loss is nan" in text and ": 5 (" in text for text in skipped.values())
@@ -198,7 +198,7 @@ def test_a_broken_batch_is_skipped_within_the_budget_and_named(tmp_path):
 
 def test_speed_memory_and_the_use_of_the_processor_are_measured(noise, tmp_path):
     task = task_of(noise, tmp_path / "run")
-    work(task)
+    work_on(task)
     measured = curves(task.run)
     flops = task.costs(torch.device("cpu"))["flops_per_example"]
     for step, rate in measured["train/examples_per_second"].items():
@@ -215,10 +215,10 @@ def test_a_worker_leaves_a_note_of_what_no_restart_can_cure(noise, tmp_path):
     shard.write_bytes(content)
     task = task_of(dataset, tmp_path / "run")
     with pytest.raises(DataProblem):
-        work(task)
+        work_on(task)
     problem = json.loads(task.problem_file.read_bytes())
     assert problem["exit_code"] == DataProblem.exit_code and str(shard) in problem["message"]
-    assert work(task) is None  # what a restarted group does
+    assert work_on(task) is None  # what a restarted group does
 
 
 def test_settings_are_shown_by_a_dry_run_that_writes_nothing(noise, tmp_path, capsys):
@@ -282,7 +282,7 @@ def test_a_batch_of_silence_alone_is_an_ordinary_one(tmp_path):
     for split in ("train", "valid"):
         write_split(tmp_path / "silent" / split, [np.zeros((128, 96), np.float32)] * 8, {"pitch": [0] * 8})
     task = task_of(tmp_path / "silent", tmp_path / "run")
-    assert work(task) == task.steps
+    assert work_on(task) == task.steps
     assert all(np.isfinite(list(losses(task.run).values())))
 
 
