@@ -24,7 +24,7 @@ from pipelines.source import Tree, in_archive, plain_file, read_source
 from pipelines.workers import cluster, run_tasks
 from shards.decode import decode, probe
 from shards.manifest import growing_table, read_columns, table_schema
-from shards.problem import DataProblem
+from shards.problem import DataProblem, EnvironmentProblem
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,7 @@ SCHEMA = table_schema(
     }
 )
 
+_TYPES = {"path": (str,), "bytes": (int,), "mtime_ns": (int,), "seconds": (float, type(None)), "problem": (str,)}
 _CHUNK_FILES = 5000  # of one task; so small corpora start no cluster
 _GROUP_ROWS = 1 << 17  # of the table, written at a time
 _REPORT_SECONDS = 30.0
@@ -66,6 +67,8 @@ class Headers:
         self._seconds, self._is_wanted = array("d"), bytearray()
         self._problems: dict[int, str] = {}
         self._cluster = ExitStack()
+        self._begin = self._told = time.monotonic()
+        self._asked = 0
         for columns in _read(kept / LISTING, kept / JOURNAL):
             self._remember(columns)
 
@@ -94,6 +97,8 @@ class Headers:
     def keep(self) -> None:
         """Put what was asked into the table, in place of what is known of other versions and of files that are gone."""
         journal = self._kept / JOURNAL
+        if self._asked:
+            log.info("listing  %d files were asked for their length, of %d known", self._asked, len(self._known))
         if not journal.is_file():
             return
         with growing_table(self._kept / LISTING, SCHEMA, {}) as write:
@@ -134,23 +139,27 @@ class Headers:
 
     def _ask(self, stale: Sequence[Header]) -> None:
         """Here where one task suffices, else on all workers, who stay for the next time."""
-        log.info("listing  %d files to ask for their length, %d known", len(stale), len(self._known))
-        begin = told = time.monotonic()
         chunks = [tuple(stale[first : first + _CHUNK_FILES]) for first in range(0, len(stale), _CHUNK_FILES)]
         root, indexes = self._tree.root.resolve(), self._tree.indexes.resolve() if self._tree.indexes else None
         ask = partial(ask_headers, root=root, indexes=indexes)
         if len(chunks) > 1:
             self._cluster.enter_context(cluster(self._workers))
         outcomes = map(ask, chunks) if len(chunks) == 1 else run_tasks(ask, chunks, workers=self._workers)
-        self._kept.mkdir(parents=True, exist_ok=True)
-        with (self._kept / JOURNAL).open("a", encoding="utf-8") as journal:
-            for done, headers in enumerate(outcomes, 1):
-                rows = [asdict(header) for header in headers]
-                self._remember({name: [row[name] for row in rows] for name in SCHEMA.names})
-                journal.write("".join(f"\n{json.dumps(row)}" for row in rows))  # begins a line where one was cut
-                if (now := time.monotonic()) - told >= _REPORT_SECONDS:
-                    told, files = now, min(done * _CHUNK_FILES, len(stale))
-                    log.info("listing  file %d/%d  %.0f files/s", files, len(stale), files / (now - begin))
+        for headers in outcomes:
+            rows = [asdict(header) for header in headers]
+            self._remember({name: [row[name] for row in rows] for name in SCHEMA.names})
+            _append(self._kept / JOURNAL, rows)
+            self._asked += len(rows)
+            self._report()
+
+    def _report(self) -> None:
+        now = time.monotonic()
+        if now - self._told >= _REPORT_SECONDS:
+            self._told = now
+            rate = self._asked / (now - self._begin)
+            log.info(
+                "listing  %d files asked for their length, %d known  %.0f files/s", self._asked, len(self._known), rate
+            )
 
 
 def _keys(columns: Mapping[str, Sequence]) -> Iterator[str]:
@@ -189,9 +198,22 @@ def _journal(path: Path) -> Iterator[dict[str, list]]:
 def _row(line: str) -> dict[str, object] | None:
     """What one line says; None where a killed build has not come to its end."""
     try:
-        return asdict(Header(**json.loads(line)))
+        row = asdict(Header(**json.loads(line)))
     except (ValueError, TypeError):
         return None
+    return row if all(type(row[name]) in _TYPES[name] for name in _TYPES) else None
+
+
+def _append(journal: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    try:
+        journal.parent.mkdir(parents=True, exist_ok=True)
+        with journal.open("a", encoding="utf-8") as file:
+            file.write("".join(f"\n{json.dumps(row)}" for row in rows))  # a line begins, where one may have been cut
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"{journal} could not be written: {error.strerror}. What was asked before is kept. See to its disk and its "
+            "permissions, then repeat the same command: it continues where it stopped."
+        ) from error
 
 
 def ask_headers(versions: Sequence[Header], *, root: Path, indexes: Path | None) -> list[Header]:

@@ -1,6 +1,6 @@
 """What lies behind a corpus' recordings: files that are not there, and lengths that only their headers tell.
 
-A stream: some ten thousand recordings are in memory, and 20 bytes of each one before them. Some 10 us a recording.
+A stream: some hundred thousand recordings are in memory, and 20 bytes of each one before them. Some 10 us a recording.
 """
 
 import math
@@ -16,7 +16,7 @@ from pipelines.presence import Presence
 from pipelines.recording import SPLITS, Label, Recording, safe_id
 from pipelines.source import Tree, paths_of
 
-_ROUND_RECORDINGS, _MOST_RECORDINGS = 1 << 15, 1 << 19  # a round has work for every worker, and takes 700 bytes each
+_ROUND_RECORDINGS, _MOST_RECORDINGS = 1 << 17, 1 << 19  # a round has work for every worker, and takes 700 bytes each
 _MOST_REMEMBERED = 1 << 14
 
 
@@ -29,7 +29,7 @@ def listed(corpus: Corpus, *, tree: Tree, kept: Path, workers: int, is_cut: bool
     recordings = corpus.recordings()
     sound = _Sound(corpus.labels(), corpus.events())
     presence = Presence(tree)
-    round_recordings = min(max(_ROUND_RECORDINGS, workers * 10_000), _MOST_RECORDINGS)
+    round_recordings = min(max(_ROUND_RECORDINGS, workers * 20_000), _MOST_RECORDINGS)
     with Headers(tree, kept=kept, workers=workers) as headers:
         while some := list(islice(recordings, round_recordings)):
             found = _present(sound(some), presence)

@@ -38,8 +38,9 @@ class Presence:
         if folder not in self._folders:
             self._folders[folder] = self._listed(folder)
         there, sought = self._folders[folder], np.array([hash(name) for name in names])
-        places = np.searchsorted(there, sought)
-        return np.append(there, 0)[places] == sought if len(there) else np.zeros(len(names), bool)
+        if not len(there):
+            return np.zeros(len(names), bool)
+        return there[np.minimum(np.searchsorted(there, sought), len(there) - 1)] == sought
 
     def _listed(self, folder: str) -> Int[np.ndarray, " names"]:
         try:

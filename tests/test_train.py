@@ -191,7 +191,7 @@ def test_a_broken_batch_is_skipped_within_the_budget_and_named(tmp_path):
     assert all(np.isfinite(list(losses(task.run).values())))
 
     tight = task_of(tmp_path / "poisoned", tmp_path / "tight", "--epochs", "2", "--engine.skip-budget", "1")
-    assert work(tight) is None
+    assert work_on(tight) is None
     message = json.loads(tight.problem_file.read_bytes())["message"]
     assert "1 batches were skipped before it, 1 may be" in message and "--engine.skip-budget" in message
 
@@ -305,7 +305,7 @@ def test_a_folder_with_other_things_in_it_is_left_alone(noise, tmp_path):
 
 
 def test_the_folder_of_another_training_is_refused_by_the_fields_that_differ(noise, tmp_path):
-    work(prepared_run(noise, tmp_path / "run"))
+    work_on(prepared_run(noise, tmp_path / "run"))
     with pytest.raises(DataProblem, match=r"model\.depth: 2 there, 3 here"):
         main(command_of(noise, tmp_path / "run", "--model.depth", "3"))
 
