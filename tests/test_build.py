@@ -1,6 +1,7 @@
 """The build as its users meet it: killed, repeated, fed with broken files, pointed at the wrong folder."""
 
 import json
+import logging
 import os
 import random
 import shutil
@@ -19,6 +20,7 @@ import soundfile
 from shards.manifest import REJECTED, Manifest, read_table
 from shards.reader import Reader
 from shards.verify import verify
+from tests.building import build_here
 from tests.command import REPOSITORY, sonograph
 
 SPLITS = ("test", "train", "valid")
@@ -171,6 +173,21 @@ def test_broken_recordings_are_rejected_with_their_reasons_and_all_others_kept(c
     assert manifest.planned == len(entries) == manifest.examples + len(reasons)
     assert list(verify(folder)) == []
     assert "rejected 1 at decode: it is silent" in result.stderr
+
+
+def test_recordings_are_counted_once_however_many_pieces_and_shards_they_are_in(
+    corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    notes = list(notes_of(corpus))
+    notes[0].write_bytes(b"")
+    soundfile.write(notes[1], np.zeros(64_000), 16_000)
+    soundfile.write(notes[2], np.ones(8_000) / 2, 16_000)  # shorter than a span, as the plan already knows
+    words = ("--span-seconds", 1.5, "--hop-seconds", 1, "--shard-examples", 5, "--valid-share", 0, "--test-share", 0)
+    with caplog.at_level(logging.INFO):
+        build_here("folder", "--root", corpus / "nsynth-test", "--out", tmp_path / "out", *words)
+    assert f"{len(notes)} recordings: {len(notes) - 3} used, 3 rejected" in caplog.text
+    rejected = read_table(tmp_path / "out" / "train" / REJECTED).to_pylist()
+    assert len(rejected) > 2 + 3, "a row for each piece of silence, also in a note that is used otherwise"
 
 
 def refused(result: subprocess.CompletedProcess, code: int, *parts: str) -> None:
