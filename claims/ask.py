@@ -8,8 +8,8 @@ intervals over test recordings and seeds: holds, contradicted or undecided, as f
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,9 +20,9 @@ from claims import report
 from claims.commands import run
 from claims.study import Question, Study
 from claims.verdict import Answer
-from shards.problem import DataProblem
+from shards.problem import DataProblem, UsageProblem
 from shards.store import write_json
-from shards.words import module_named
+from shards.words import module_named, nearest
 from trainers.tracking import Run
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,8 @@ class Claims:
     """whose claims: a file of claims/studies"""
     size: Literal["paper", "laptop", "debug"] = "paper"
     """of the corpora and models; paper trains what the paper trained"""
+    sweeps: Annotated[tuple[str, ...], arg(metavar="SWEEP ...")] = ()
+    """of its comparisons, these only, and the claims that need no other"""
     workers: int = 2
     """workers of each training"""
     out: Path = Path("runs/claims-{system}-{size}")
@@ -54,7 +56,7 @@ COMMAND = Claims
 
 def main(command: Claims) -> dict[str, object]:
     """Run everything that is missing, then write the report and show it in MLflow."""
-    study: Study = module_named("claims.studies", command.system).study(command.size)
+    study = chosen(module_named("claims.studies", command.system).study(command.size), command.sweeps)
     if command.dry_run:
         return {"output": report.outline(study, command.workers), "metrics": {}}
     for words in study.preparations:
@@ -66,6 +68,17 @@ def main(command: Claims) -> dict[str, object]:
     findings = report.findings(study, answers, resamples=command.resamples)
     _show(command, study, findings)
     return {"output": f"{report.table(study, findings)}\n{command.out}", "metrics": report.metrics(findings)}
+
+
+def chosen(study: Study, sweeps: Sequence[str]) -> Study:
+    """The study with some of its sweeps; with all of them when none is named. Raises UsageProblem for an unknown."""
+    if unknown := [name for name in sweeps if name not in study.sweeps]:
+        raise UsageProblem(
+            f"The study {study.system} at size {study.size} has no sweep '{unknown[0]}', so nothing was done. "
+            f"{nearest(unknown[0], study.sweeps)}"
+        )
+    kept = {name: options for name, options in study.sweeps.items() if not sweeps or name in sweeps}
+    return replace(study, sweeps=kept, claims=tuple(claim for claim in study.claims if claim.sweep in kept))
 
 
 def _answers(study: Study, members: Mapping[str, Mapping[str, str]]) -> "report.Answers":

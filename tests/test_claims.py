@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from claims.ask import chosen
 from claims.studies import myna
 from shards.words import words_in
 from tests.command import sonograph
@@ -70,6 +71,7 @@ def test_what_is_finished_is_not_trained_again(asked: Path):
     ("words", "code", "message"),
     [
         (("claims", "mina"), 2, "Did you mean"),
+        (("claims", "myna", "--size", "laptop", "--sweeps", "vews"), 2, "Did you mean views"),
         (("sweep", "myna:ratio", "--size", "debug"), 2, "masking_ratio"),
         (("sweep", "myna:variants", "--size", "debug", "--seeds", "9"), 2, "from 1 to 1"),
         (("sweep",), 2, "myna:masking_ratio"),
@@ -86,6 +88,15 @@ def test_a_dry_run_lists_commands_and_claims_and_leaves_nothing(tmp_path):
     assert finished.returncode == 0
     assert "sonograph sweep myna:variants --size laptop" in finished.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_some_sweeps_of_a_study_ask_for_the_claims_on_them_alone():
+    study = chosen(myna.study("laptop"), ("batch_size",))
+    assert (list(study.sweeps), [claim.text for claim in study.claims]) == (
+        ["batch_size"],
+        ["a larger batch is better"],
+    )
+    assert chosen(myna.study("laptop"), ()) == myna.study("laptop")
 
 
 def test_every_study_has_a_sweep_for_each_of_its_claims():

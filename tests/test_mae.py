@@ -26,8 +26,8 @@ def tiny() -> Mae:
 
 
 def batch_of(mel: Tensor, weight: Tensor | None = None) -> Batch:
-    seeds = torch.arange(2 * len(mel)).reshape(-1, 2) * 0x123456789
-    return Batch(torch.arange(len(mel)), torch.ones(len(mel)) if weight is None else weight, (mel, mel), seeds)
+    seeds = torch.arange(len(mel))[:, None] * 0x123456789
+    return Batch(torch.arange(len(mel)), torch.ones(len(mel)) if weight is None else weight, (mel,), seeds)
 
 
 def parameters(module: torch.nn.Module) -> int:

@@ -1,5 +1,7 @@
 """ViT-1D: one token a frame, a class token that starts as their mean; numbers are the specification's."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -71,7 +73,7 @@ def test_positions_are_the_published_sines_and_cosines():
 def test_the_class_token_begins_as_the_learned_vector_plus_the_mean_of_the_projections():
     model, mel = small(), power(2)
     tokens = model.embed_frames(mel)
-    levels = (decibels(mel, 100.0) - model.config.mean_db) / model.config.deviation_db
+    levels = (decibels(mel, 100.0) - model.mean_db) / model.deviation_db
     projected = model.to_token(levels.mT)
     torch.testing.assert_close(tokens[:, 0], model.class_vector + projected.mean(dim=1), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(tokens[:, 1:], projected + sincos_line(126, 32), atol=1e-5, rtol=1e-5)
@@ -119,6 +121,17 @@ def test_moments_of_a_training_set_make_its_levels_standard():
     )
     with pytest.raises(DataProblem, match="no spectrogram"):
         decibel_moments([])
+
+
+def test_a_config_takes_from_its_training_set_what_it_was_not_given():
+    mels = [power(1, seed=seed)[0] for seed in range(3)]
+    mean, deviation = decibel_moments(mels)
+    measured = Vit1dConfig().measured(mels)
+    assert (measured.mean_db, measured.deviation_db) == (round(mean, 2), round(deviation, 2))
+    assert replace(Vit1dConfig(), mean_db=-3.0).measured(mels).mean_db == -3.0
+    given = Vit1dConfig(mean_db=-3.0, deviation_db=2.0)
+    assert given.measured([]) is given
+    assert Vit1dConfig().measured([torch.zeros(128, 9)]).deviation_db > 0  # of silence everything is equal
 
 
 def test_readouts_are_of_the_class_token_of_frames_or_of_all():

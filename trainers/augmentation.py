@@ -21,7 +21,8 @@ from trainers.chance import normals, uniforms
 SAMPLE_RATE_HZ = 16_000
 _FIRST_DRAW = 1 << 40  # far behind the numbers that masks draw from the same bits
 _DRAWS, _NOISE = 5, 1 << 10  # for each transform: one decides, the others are its parameters
-_ROWS = 16  # filtered at a time: their spectra are in float64
+_ROWS = 4  # filtered at a time: their spectra are in float64, and should stay in the cache
+_BLOCK_STEP = 1024  # lengths that a fast transform divides well
 _ALIAS = 1e-6  # of a filter's tail beyond the block
 _SEGMENT_SAMPLES, _SEARCH_SAMPLES, _OVERLAP_SAMPLES = 1312, 234, 192  # 82, 14.68 and 12 ms: sox's
 _COMB_SAMPLES = (1116, 1188, 1277, 1356, 1422, 1491, 1557, 1617)  # of Freeverb at 44.1 kHz
@@ -119,9 +120,10 @@ def passed(waveforms: Waveforms, cutoff_hz: Float[Tensor, " batch"], high: Bool[
     angle = 2 * math.pi * cutoff_hz.double() / SAMPLE_RATE_HZ
     alpha, cosine, sign = angle.sin() * 0.5**0.5, angle.cos(), torch.where(high, -1.0, 1.0)
 
-    def response(back: Tensor, rows: slice) -> Tensor:
+    def response(back: Callable[[Tensor], Tensor], rows: slice) -> Tensor:
         a, c, s = alpha[rows, None], cosine[rows, None], sign[rows, None]
-        return (1 - s * c) / 2 * (1 + s * back) ** 2 / (1 + a - 2 * c * back + (1 - a) * back**2)
+        once, twice = (back(torch.full_like(a, samples, dtype=torch.long)) for samples in (1, 2))
+        return (1 - s * c) / 2 * (1 + 2 * s * once + twice) / (1 + a - 2 * c * once + (1 - a) * twice)
 
     return _convolved(waveforms, response)
 
@@ -147,14 +149,16 @@ def reverberated(waveforms: Waveforms, settings: Int[Tensor, "batch 3"]) -> Wave
     damping, size = 0.3 * share[:, 1] + 0.2, 0.9 * share[:, 2] + 0.1
     scale = size * SAMPLE_RATE_HZ / _FREEVERB_RATE_HZ
 
-    def response(back: Tensor, rows: slice) -> Tensor:
+    def response(back: Callable[[Tensor], Tensor], rows: slice) -> Tensor:
         f, d, s = feedback[rows, None], damping[rows, None], scale[rows, None]
-        loop = f * (1 - d) / (1 - d * back)
-        echoes = [back ** (s * length).round() for length in _COMB_SAMPLES]
-        wet = torch.stack([echo / (1 - loop * echo) for echo in echoes]).sum(dim=0)
+        loop = f * (1 - d) / (1 - d * back(torch.ones_like(s, dtype=torch.long)))
+        wet = torch.zeros_like(loop)
+        for length in _COMB_SAMPLES:
+            echo = back((s * length).round().long())
+            wet += echo / (1 - loop * echo)
         for length in _ALLPASS_SAMPLES:
-            echo = back ** (s * length).round()
-            wet = wet * (1.5 * echo - 1) / (1 - 0.5 * echo)
+            echo = back((s * length).round().long())
+            wet *= (1.5 * echo - 1) / (1 - 0.5 * echo)
         return 1 + _WET_GAIN * wet
 
     return _convolved(waveforms, response)
@@ -174,17 +178,24 @@ def _samples(milliseconds: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
     return milliseconds * SAMPLE_RATE_HZ // 1000
 
 
-def _convolved(waveforms: Waveforms, response: Callable[[Complex[Tensor, " bins"], slice], Tensor]) -> Waveforms:
+def _convolved(
+    waveforms: Waveforms, response: Callable[[Callable[[Tensor], Tensor], slice], Complex[Tensor, "rows bins"]]
+) -> Waveforms:
     """Apply a filter that is known by its transfer function of 1/z, rows at a time; silence before and after.
 
-    A tail longer than the block would come round to its beginning. Evaluated slightly inside the unit circle, the
-    function is that of the tail with an exponential decay, which is then undone.
+    `response` is given (delays of some rows, (rows, 1)) -> z to the minus each of them, at every bin. What is longer
+    than the block would come round to its beginning; evaluated slightly inside the unit circle, the function is that
+    of the tail with an exponential decay, which is then undone.
     """
     samples, device = waveforms.shape[1], waveforms.device
-    block = 1 << (2 * samples - 1).bit_length()
+    block = -(-samples // _BLOCK_STEP) * _BLOCK_STEP
     decay = torch.arange(block, dtype=torch.float64, device=device).mul(math.log(_ALIAS) / block).exp()
-    angles = torch.arange(block // 2 + 1, dtype=torch.float64, device=device) * (-2 * math.pi / block)
-    back = torch.polar(decay[1].expand_as(angles), angles)
+    angles = torch.arange(block, dtype=torch.float64, device=device) * (-2 * math.pi / block)
+    roots, bins = torch.polar(torch.ones_like(angles), angles), torch.arange(block // 2 + 1, device=device)
+
+    def back(delays: Int[Tensor, "rows 1"]) -> Complex[Tensor, "rows bins"]:
+        return roots[bins * delays % block] * decay[1] ** delays  # a power of each bin would take ten times as long
+
     parts = []
     for first in range(0, len(waveforms), _ROWS):
         rows = slice(first, first + _ROWS)

@@ -6,12 +6,12 @@ field is an option of `sonograph train`, read by trainers/command_line.py.
 
 import inspect
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
-from torch import nn
+from torch import Tensor, nn
 from tyro.conf import Suppress
 
 from shards.problem import DataProblem, UsageProblem
@@ -34,8 +34,18 @@ class ModelConfig(Protocol):
 
 
 @runtime_checkable
+class MeasuredModel(Protocol):
+    """The config of a model some of whose values are measured on the training set unless they are given."""
+
+    def measured(self, mels: Iterable[Tensor]) -> Any: ...
+
+
+@runtime_checkable
 class ObjectiveConfig(Protocol):
-    """What a file in trainers/objectives/ offers: a frozen dataclass that wraps a built model."""
+    """What a file in trainers/objectives/ offers: a frozen dataclass that wraps a built model.
+
+    It reads two views of an example, or as many as its class says in `views`.
+    """
 
     def build(self, model: Any) -> nn.Module: ...
 

@@ -1,6 +1,6 @@
 """One training, resolved and checked: what a worker needs to know, before any worker starts."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from shards.features.mel import Mel
 from shards.loader import Loader
@@ -22,11 +22,12 @@ from shards.views import Views
 from trainers.augmentation import SAMPLE_RATE_HZ
 from trainers.checkpoint import build_objective
 from trainers.command_line import Command
-from trainers.config import SizedObjective, TrainConfig, config_to_dict, identity
+from trainers.config import MeasuredModel, SizedObjective, TrainConfig, config_to_dict, identity
 from trainers.hearing import COLUMN, chain_of, hear, mix, samples_of
 from trainers.pace import flops_per_example, peak_flops
 
 TRAIN, VALID = "train", "valid"
+_MEASURED_BATCHES = 16
 _COUNTED_EXAMPLES = 2  # the fewest that can be told apart
 
 
@@ -103,6 +104,13 @@ class Task:
         data = replace(self.config.data, sound="", mixup=False)
         return replace(self, config=replace(self.config, data=data))
 
+    def measured(self) -> "Task":
+        """The same with the values of the model that are left to be measured, from its first batches."""
+        if not isinstance(self.config.model, MeasuredModel):
+            return self
+        model = self.config.model.measured(_mels(self.unchanged.training()))
+        return replace(self, config=replace(self.config, model=model))
+
     def costs(self, device: torch.device) -> dict[str, float]:
         """FLOPs of one example in a step, and FLOPs a second of all workers; all of them measure together."""
         examples = self._loader(TRAIN, _COUNTED_EXAMPLES, 0, 1).batch(0)
@@ -147,7 +155,10 @@ class Task:
             Dataset(reader or Reader(self.dataset / split, self._column), order=order),
             batch_examples=batch_examples,
             seed=self.config.seed,
-            views=Views(count=2, frames=samples_of(data.frames) if data.sound else data.frames),
+            views=Views(
+                count=getattr(self.config.objective, "views", 2),
+                frames=samples_of(data.frames) if data.sound else data.frames,
+            ),
             rank=rank,
             world=world,
             threads=data.prefetch_threads,
@@ -177,7 +188,13 @@ def prepare(command: Command) -> Task:
         chain_of(config.data.sound), task._mel()
     _require_division(config, command.workers)
     assert task.steps and task.validation().steps_per_epoch  # raises DataProblem when a split cannot fill one batch
-    return task
+    return task.measured()
+
+
+def _mels(loader: Loader) -> Iterator[Tensor]:
+    for step in range(min(_MEASURED_BATCHES, loader.steps_per_epoch)):
+        for view in loader.batch(step).to("cpu").views:
+            yield from view
 
 
 def _manifest(config: TrainConfig[Any, Any]) -> Manifest:

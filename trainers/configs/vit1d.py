@@ -3,13 +3,8 @@
 From the abstract: tokens of one frame, a learned class token plus their average, NT-Xent on it. From the same group's
 other work: the mel, 4 s, depth, width and heads, temperature. The rest, optimiser included, is nobody's but ours.
 
-Build the column with --features mel:vit1d. The scale of its levels belongs to a training set; measure it, and give
---model.mean-db and --model.deviation-db:
-
-    from shards.reader import Reader
-    from trainers.models.vit1d import decibel_moments
-    train = Reader(Path("datasets/x/train"), "mel-vit1d")
-    print(decibel_moments(train.restore(torch.from_numpy(mel)) for mel in train.arrays(range(len(train)))))
+Build the column with --features mel:vit1d. The mean and deviation of its levels are measured on the training split,
+unless --model.mean-db and --model.deviation-db are given.
 """
 
 from trainers.config import DataConfig, EngineConfig, OptimizerConfig, TrainConfig

@@ -5,7 +5,7 @@ value of the config. Parameter names are ours: nobody has published any.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -20,6 +20,7 @@ Readout = Literal["cls", "seq_mean", "all_mean", "cls+seq_mean"]
 READOUTS: tuple[Readout, ...] = get_args(Readout)
 _LEAST_POWER = 1e-10
 _INITIAL_DEVIATION = 0.02
+_NOTES_DB = (-29.7, 26.8)  # mean and deviation of the levels of rendered notes
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,10 @@ class Vit1dConfig:
     """Hidden width of each block's feed-forward part."""
     range_db: float = 100.0
     """Power further below a clip's peak than this is raised to it."""
-    mean_db: float = -29.7
-    """Mean level of the training set, as `decibel_moments` finds it; subtracted. The default is of rendered notes."""
-    deviation_db: float = 26.8
-    """Deviation of the same levels; divides."""
+    mean_db: float | None = None
+    """Mean level of the training set, subtracted; a training measures it when it is not given."""
+    deviation_db: float | None = None
+    """Deviation of the same levels, divides; measured likewise."""
     readout: Readout = "cls"
     """Final tokens that are the embedding: the class token, means of frames or of all, or both side by side."""
 
@@ -55,14 +56,28 @@ class Vit1dConfig:
                 f"width={self.width} cannot hold sines and cosines of one axis, so tokens would have no position. "
                 "Choose an even one."
             )
-        if not (self.deviation_db > 0 and self.range_db > 0):
+        if not (self.range_db > 0 and (self.deviation_db is None or self.deviation_db > 0)):
             raise UsageProblem(
                 f"deviation_db={self.deviation_db} and range_db={self.range_db} leave no number of a spectrogram. "
                 "Give both above 0."
             )
 
+    def measured(self, mels: Iterable[Float[Tensor, "bands _"]]) -> "Vit1dConfig":
+        """The same shape with the mean and the deviation of some spectrograms of the training set, unless given."""
+        if self.mean_db is not None and self.deviation_db is not None:
+            return self
+        mean, deviation = decibel_moments(mels, self.range_db)
+        return replace(
+            self,
+            mean_db=round(mean, 2) if self.mean_db is None else self.mean_db,
+            deviation_db=max(round(deviation, 2), 0.01) if self.deviation_db is None else self.deviation_db,
+        )
+
     def build(self) -> "Vit1d":
-        """A new encoder with random weights from torch's global generator."""
+        """A new encoder with random weights from torch's global generator.
+
+        Where nothing was measured, levels are taken for those of rendered notes.
+        """
         return Vit1d(self)
 
 
@@ -72,6 +87,8 @@ class Vit1d(nn.Module):
     def __init__(self, config: Vit1dConfig) -> None:
         super().__init__()
         self.config = config
+        self.mean_db = _NOTES_DB[0] if config.mean_db is None else config.mean_db
+        self.deviation_db = _NOTES_DB[1] if config.deviation_db is None else config.deviation_db
         self.to_token = nn.Linear(config.bands, config.width)
         self.class_vector = nn.Parameter(torch.empty(config.width))
         shape = BlockShape(
@@ -137,7 +154,7 @@ class Vit1d(nn.Module):
         if keep is not None:
             frames = torch.take_along_dim(frames, keep[..., None], dim=1)
             positions = positions[keep]
-        scaled = (decibels(frames, self.config.range_db) - self.config.mean_db) / self.config.deviation_db
+        scaled = (decibels(frames, self.config.range_db) - self.mean_db) / self.deviation_db
         projected = self.to_token(scaled.to(self.to_token.weight.dtype))
         first = self.class_vector + projected.mean(dim=1, keepdim=True)
         return torch.cat([first, projected + positions.to(projected.dtype)], dim=1)

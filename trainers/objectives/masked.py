@@ -1,6 +1,7 @@
 """Reconstruction of hidden patches from visible ones (MAE, He et al. 2022, as Myna's paper compares itself with it)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,8 @@ from trainers.models.myna import shuffled_tokens
 @dataclass(frozen=True)
 class MaskedConfig:
     """How much is hidden; the default is the published baseline's."""
+
+    views: ClassVar[int] = 1
 
     mask_ratio: float = 0.75
     """Part of the patches that the encoder never sees, in (0, 1); rounded down to whole patches."""
@@ -51,11 +54,11 @@ class Masked(nn.Module):
     def forward(self, batch: Batch) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
         """This rank's share of the loss, whose mean over ranks is the loss of the global batch, and global metrics.
 
-        The loss is the mean squared error of log(1 + power) over hidden patches of the first view; the baseline sees
-        one crop of an example a step. `target_variance` is the loss of the best constant. Rows of weight 0 count for
+        The loss is the mean squared error of log(1 + power) over hidden patches of the only view: the baseline sees one
+        crop of an example a step. `target_variance` is the loss of the best constant. Rows of weight 0 count for
         nothing.
         """
-        mel, *_ = batch.views
+        (mel,) = batch.views
         order = shuffled_tokens(batch.seeds[:, 0], tokens=self.tokens)
         predicted = self.model.predict(mel, order, hidden=self.hidden)
         target = torch.take_along_dim(self.model.patches(mel), order[:, : self.hidden, None], dim=1).log1p()
