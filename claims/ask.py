@@ -96,9 +96,15 @@ def _answers(study: Study, members: Mapping[str, Mapping[str, str]]) -> "report.
 
 
 def _ask(study: Study, name: str, checkpoint: str, seed: int, found: "report.Answers") -> None:
+    """Every question to one encoder; in this process, since most of a small command is importing torch."""
+    from trainers import evaluate
+
     for question in study.questions:
-        words = ("--data", question.data, "--labels", *question.labels, "--cluster", question.cluster, "--seed", seed)
-        folder = Path(run("evaluate", checkpoint, "probe", *words).result["folder"])
+        asked = evaluate.Evaluate(
+            checkpoint, "probe", Path(question.data), question.labels, cluster=question.cluster, seed=seed
+        )
+        log.info("\n$ %s", question.command(checkpoint, seed))
+        folder = Path(str(evaluate.main(asked)["folder"]))
         for metric, answer in _read(folder, question):
             found.setdefault(metric, {}).setdefault(name, []).append(answer)
 

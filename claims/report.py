@@ -90,7 +90,7 @@ def outline(study: Study, workers: int) -> str:
         f"sonograph sweep {study.system}:{sweep} --size {study.size} --workers {workers} {' '.join(options)}"
         for sweep, options in study.sweeps.items()
     ]
-    asked = [f"evaluate … probe --data {one.data} --labels {' '.join(one.labels)}" for one in study.questions]
+    asked = [question.command("CHECKPOINT", "SEED") for question in study.questions]
     said = [f"{claim.text}: {claim.better} against {', '.join(claim.than)} on {claim.metric}" for claim in study.claims]
     return "\n".join([*(f"sonograph {' '.join(words)}" for words in study.preparations), *trainings, *asked, *said])
 

@@ -17,6 +17,14 @@ class Question:
         """How results name the answer about one label: `music/key`."""
         return f"{self.name}/{label}"
 
+    def command(self, checkpoint: str, seed: int | str) -> str:
+        """The command that asks it alone."""
+        labels = " ".join(self.labels)
+        return (
+            f"sonograph evaluate {checkpoint} probe --data {self.data} --labels {labels} --cluster {self.cluster} "
+            f"--seed {seed}"
+        )
+
 
 @dataclass(frozen=True)
 class Claim:
