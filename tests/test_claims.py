@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from claims.ask import chosen
 from claims.studies import myna
 from shards.words import words_in
 from tests.command import sonograph
@@ -29,9 +28,9 @@ def test_every_claim_on_what_was_trained_gets_a_verdict_with_an_interval(asked: 
     findings = json.loads((asked / "runs/claims-myna-debug/findings.json").read_bytes())
     study = myna.study("debug")
     expected = [(c.text, than) for c in study.claims if c.sweep in study.sweeps for than in c.than]
-    assert [(each["claim"]["text"], each["than"]) for each in findings["comparisons"]] == expected
-    for each in findings["comparisons"]:
-        assert each["found"]["low"] <= each["found"]["value"] <= each["found"]["high"]
+    assert [(each["claim"], each["than"]) for each in findings["verdicts"]] == expected
+    for each in findings["verdicts"]:
+        assert each["low"] <= each["difference"] <= each["high"]
         assert each["verdict"] in ("holds", "contradicted", "undecided")
 
 
@@ -91,12 +90,12 @@ def test_a_dry_run_lists_commands_and_claims_and_leaves_nothing(tmp_path):
 
 
 def test_some_sweeps_of_a_study_ask_for_the_claims_on_them_alone():
-    study = chosen(myna.study("laptop"), ("batch_size",))
+    study = myna.study("laptop").only(("batch_size",))
     assert (list(study.sweeps), [claim.text for claim in study.claims]) == (
         ["batch_size"],
         ["a larger batch is better"],
     )
-    assert chosen(myna.study("laptop"), ()) == myna.study("laptop")
+    assert myna.study("laptop").only(()) == myna.study("laptop")
 
 
 def test_every_study_has_a_sweep_for_each_of_its_claims():

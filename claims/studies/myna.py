@@ -1,6 +1,7 @@
 """Myna's claims (its tables 1 and 2, figure 4): patch shape, objective, masking ratio, batch size, views."""
 
-from claims.study import Claim, Question, Study
+from claims.comparisons import Claim, Comparisons
+from claims.study import Question
 
 _MUSIC, _NOTES, _PRETRAINING = "datasets/claims/music", "datasets/claims/notes", "datasets/claims/pretraining"
 _RENDERED = (
@@ -12,15 +13,15 @@ _SWEEPS = ("variants", "masking_ratio", "batch_size", "views")
 _AXES = {"masking_ratio": "masking ratio", "batch_size": "batch size (examples)"}
 
 
-def study(size: str = "paper") -> Study:
+def study(size: str = "paper") -> Comparisons:
     """What is run at a size: published corpora at paper size, rendered ones else."""
     return {"paper": _paper, "laptop": _laptop, "debug": _debug}[size]()
 
 
-def _paper() -> Study:
+def _paper() -> Comparisons:
     """As published: AudioSet's music, probed on GTZAN and GiantSteps; corpora must lie in data/."""
     corpora = ("audioset", "gtzan", "giantsteps")
-    return Study(
+    return Comparisons(
         system="myna",
         size="paper",
         preparations=tuple(_build(name, f"data/{name}", f"datasets/{name}") for name in corpora),
@@ -34,14 +35,14 @@ def _paper() -> Study:
     )
 
 
-def _laptop() -> Study:
+def _laptop() -> Comparisons:
     """Ten hours of rendered AudioSet and 5,000 notes to train on; some five hours of labelled tracks to ask about.
 
     Three seeds of each variant and one of each other member; changed sound costs ten times a masked step, so ways to
     make views get fewer steps.
     """
     dataset = ("--data.dataset", _PRETRAINING)
-    return Study(
+    return Comparisons(
         system="myna",
         size="laptop",
         preparations=(
@@ -73,10 +74,10 @@ def _laptop() -> Study:
     )
 
 
-def _debug() -> Study:
+def _debug() -> Comparisons:
     """The same commands on a few hundred notes, with encoders of two tiny blocks: it shows that they run."""
     root = "data/claims-debug"
-    return Study(
+    return Comparisons(
         system="myna",
         size="debug",
         preparations=(
