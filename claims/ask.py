@@ -72,13 +72,13 @@ def _answers(study: Study, members: Mapping[str, Mapping[str, str]]) -> Answers:
     """The scores of every member of a sweep and of the controls: metric -> encoder -> one Answer a seed."""
     found: Answers = {}
     for name, runs in members.items():
-        for place in runs.values():
-            _ask(study, name, place, 0, found)
+        for seed, place in runs.items():
+            _ask(study, name, place, int(seed), found)
     first = next(iter(next(iter(members.values())).values()))
     for control in study.controls:
         _ask(study, control, control, 0, found)
-    for seed in range(len(next(iter(members.values())))):
-        _ask(study, RANDOM, f"random:{first}", seed, found)
+    for number in range(len(next(iter(members.values())))):
+        _ask(study, RANDOM, f"random:{first}", number, found)
     return found
 
 
@@ -99,7 +99,7 @@ def _ask(study: Study, name: str, checkpoint: str, seed: int, found: Answers) ->
 def _read(folder: Path, question: Question) -> Iterator[tuple[str, Answer]]:
     try:
         with np.load(folder / "scores.npz", allow_pickle=False) as scores:
-            units = scores[f"unit.{question.cluster}"]
+            units = scores[f"unit.{question.cluster or 'example'}"]
             names = [name.removeprefix("score.") for name in scores if name.startswith("score.")]
             kept = {name: metric for name in names if (metric := question.metric(name))}
             for name, metric in kept.items():

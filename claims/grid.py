@@ -95,7 +95,7 @@ class Grid:
         return self._cells(np.arange(self.seeds), np.ones(len(self.units)), None)
 
     def statistic(self, of: Callable[[Cells], float], *, resamples: int, seed: int) -> Statistic:
-        """A bootstrap that draws seeds, and whole units of examples, such as all notes of one instrument."""
+        """A bootstrap that draws seeds and examples, whole units of them where several examples are of one."""
         drawn = [of(cells) for cells in self._draws(resamples, seed)]
         tail = 100 * (1 - COVERAGE) / 2
         low, high = np.nanpercentile(drawn, [tail, 100 - tail])

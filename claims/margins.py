@@ -254,9 +254,9 @@ class GridFindings:
         """The report as Markdown; its figures lie in plots/ beside it."""
         yield f"# Claims of {self.study.system}, size {self.study.size}\n\n{self.study.caveat}\n"
         yield (
-            f"54 recipes, {self.grid.seeds} seeds; {len(self.grid.units):,} test examples of "
-            f"{len(np.unique(self.grid.units)):,} instruments. Intervals are 95 %, from a bootstrap that draws seeds "
-            "and whole instruments. *Holds* and *contradicted* mean that the interval lies on one side of the bound.\n"
+            f"54 recipes, {self.grid.seeds} seeds, {len(self.grid.units):,} test examples. Intervals are 95 %, from a "
+            "bootstrap that draws seeds and examples. *Holds* and *contradicted* mean that the interval lies on one "
+            "side of the bound.\n"
         )
         yield "## Verdicts\n"
         yield "| claim | statistic | found | claimed | seeds | verdict | published |\n|---|---|---|---|---|---|---|"

@@ -19,13 +19,13 @@ Answers = dict[str, dict[str, list[Answer]]]
 class Question:
     """What an evaluator asks about some labels; rows of equal `cluster`, such as one track's, are resampled together.
 
-    Of a probe only the accuracy that counts is kept, of others every score.
+    Of a probe only the accuracy that counts is kept, of others every score. Without labels it asks about its default.
     """
 
     name: str
     data: str
-    labels: tuple[str, ...]
-    cluster: str
+    labels: tuple[str, ...] = ()
+    cluster: str = ""
     evaluator: str = "probe"
 
     def metric(self, score: str) -> str | None:
@@ -37,11 +37,9 @@ class Question:
 
     def command(self, checkpoint: str, seed: int | str) -> str:
         """The command that asks it alone."""
-        labels = " ".join(self.labels)
-        return (
-            f"sonograph evaluate {checkpoint} {self.evaluator} --data {self.data} --labels {labels} "
-            f"--cluster {self.cluster} --seed {seed}"
-        )
+        labels = f" --labels {' '.join(self.labels)}" if self.labels else ""
+        cluster = f" --cluster {self.cluster}" if self.cluster else ""
+        return f"sonograph evaluate {checkpoint} {self.evaluator} --data {self.data}{labels}{cluster} --seed {seed}"
 
 
 @runtime_checkable

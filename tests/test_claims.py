@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from claims.studies import myna
-from shards.words import words_in
+from claims.studies import multiview, myna
+from shards.words import module_named, words_in
 from tests.command import sonograph
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -99,7 +99,14 @@ def test_some_sweeps_of_a_study_ask_for_the_claims_on_them_alone():
 
 
 def test_every_study_has_a_sweep_for_each_of_its_claims():
-    assert words_in("claims.studies") == ["myna"]
+    assert words_in("claims.studies") == ["multiview", "myna"]
     for size in ("paper", "laptop"):
-        study = myna.study(size)
-        assert {claim.sweep for claim in study.claims} <= set(study.sweeps)
+        assert {claim.sweep for claim in myna.study(size).claims} <= set(myna.study(size).sweeps)
+        assert {"paper", "baselines"} <= set(multiview.study(size).sweeps)
+    for system in ("myna", "multiview"):
+        sweeps = {name.partition(":")[2] for name in known_sweeps(system)}
+        assert set(module_named("claims.studies", system).study("paper").sweeps) <= sweeps
+
+
+def known_sweeps(system: str) -> list[str]:
+    return [f"{system}:{name}" for name in vars(module_named("trainers.sweeps", system))]

@@ -46,7 +46,7 @@ def _study(size: str, preparations: list[tuple[str, ...]], data: str, column: st
         size=size,
         preparations=tuple(preparations),
         sweeps=dict.fromkeys(("paper", "baselines", "training_sizes"), ("--data.dataset", data)),
-        questions=(Question("notes", data, _TASKS, "instrument", evaluator="margins"),),
+        questions=(Question("notes", data, evaluator="margins"),),
         controls=(f"column:{column}", f"pca:{column}"),
         caveat=caveat,
         tasks=_TASKS,
