@@ -130,7 +130,8 @@ def test_a_dataset_of_another_contract_is_refused_field_by_field(run, tmp_path, 
         ("random:{parent}/tinny", "Did you mean {parent}/tiny?"),
         ("random:mina:base", "Did you mean myna?"),
         ("random:myna:bass", "Did you mean base?"),
-        ("column:mell", "Write column:mel."),
+        ("column:", "Write column:mel."),
+        ("pca:", "Write pca:mel."),
     ],
 )
 def test_a_reference_that_leads_nowhere_names_what_is_near(run, reference, said):

@@ -14,6 +14,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 from torch import Tensor, nn
 from tyro.conf import Suppress
 
+from shards.example import Batch
 from shards.problem import DataProblem, UsageProblem
 from shards.words import module_named, nearest, words_in
 
@@ -57,6 +58,22 @@ class SizedObjective(Protocol):
     def sized(self, examples: int) -> Any: ...
 
 
+@runtime_checkable
+class Fitted(Protocol):
+    """A built objective that measures something on the training set before its first step, and keeps it in buffers."""
+
+    def fit(self, batches: Iterable[Batch]) -> None:
+        """Be shown the whole batches of the first epoch, on every rank the same."""
+
+
+@runtime_checkable
+class Classed(Protocol):
+    """A built objective that may treat examples by their class, that of DataConfig.pair_by."""
+
+    def know(self, training: Tensor, validation: Tensor) -> None:
+        """Be told the class of every example by its index: -1 where there is none."""
+
+
 Model = TypeVar("Model", bound=ModelConfig)
 Objective = TypeVar("Objective", bound=ObjectiveConfig)
 
@@ -81,9 +98,25 @@ class DataConfig:
     """Change the sound of column waveform and compute the mel after it: clmr, or transpose:SEMITONES."""
     mixup: bool = False
     """Mix each view with a little of another example's."""
+    pair_by: str = ""
+    """Label that the examples of a pair share: each view is then of another one."""
+    pair_unlike: str = ""
+    """Label in which they differ where they can."""
+    examples: int = 0
+    """Of train that take part; 0: all."""
+    valid_examples: int = 0
+    """Of valid that take part; 0: all."""
+    stratify: tuple[str, ...] = ()
+    """Labels in whose combinations those that take part are spread as in the whole."""
 
     def __post_init__(self) -> None:
         _require_counts(self, "batch_examples", "frames", "prefetch_threads")
+        if (self.pair_unlike and not self.pair_by) or min(self.examples, self.valid_examples) < 0:
+            raise UsageProblem(
+                f"pair_by='{self.pair_by}', pair_unlike='{self.pair_unlike}', examples={self.examples}, "
+                f"valid_examples={self.valid_examples} name no pairs or no examples. Give pair_unlike beside pair_by "
+                "only, and counts of at least 0."
+            )
 
 
 @dataclass(frozen=True)
@@ -190,6 +223,8 @@ class Sweep:
     axis: str
     """What differs between the members, in words."""
     members: Mapping[str, tuple[TrainConfig[Any, Any], ...]]
+    stack: int = 0
+    """Members that are trained as one program, at most so many at a time; 0: one training after the other."""
 
 
 def load(name: str, size: str = "paper") -> TrainConfig[Any, Any]:

@@ -129,7 +129,7 @@ def describe(run: Run, task: Task) -> None:
         run.dataset(
             f"{manifest.corpus}/{split}", digest=manifest.fingerprint, source=source, context=context, split=split
         )
-    if not (run.folder / "plots" / "views.png").exists():
+    if task.hears_mels and not (run.folder / "plots" / "views.png").exists():
         run.figure("views", views_figure(task.unchanged.training().batch(0).to("cpu")))
 
 

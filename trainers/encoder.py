@@ -18,26 +18,23 @@ from torch import Tensor, nn
 
 from shards.problem import DataProblem, UsageProblem
 from shards.reader import Reader
+from shards.store import digest_of
 from shards.words import nearest
 from trainers.checkpoint import WEIGHTS, checkpoint_folder, open_model, read_card
+from trainers.components import Components, MeanFrame, MeanLogMel
 from trainers.config import config_from_dict, config_to_dict, load
 from trainers.published import adopt
 
 log = logging.getLogger(__name__)
 MEL = "mel"
+COLUMN, PCA, TRAIN = "column", "pca", "train"
+_COMPONENTS = 512
 MODELS = Path("runs/models")  # where registered models of a remote store are copied to, and published ones kept
 _LOG_SECONDS = 10.0
 
 
 class ContractMismatch(DataProblem):
     """A dataset's column was computed in another way than the one a model was trained on."""
-
-
-class MeanLogMel(nn.Module):
-    """The control without a network: log(1 + power) of each band, averaged over the frames of a window."""
-
-    def forward(self, mel: Float[Tensor, "batch bands frames"]) -> Float[Tensor, "batch bands"]:
-        return mel.log1p().mean(dim=2)
 
 
 @dataclass(frozen=True)
@@ -64,9 +61,13 @@ class Encoder:
         """One float32 vector for each row of `reader`, in its order.
 
         Windows are `window_frames` long, side by side from frame 0; a remainder is left out, unless it is all there
-        is: then zeros of power follow it. No masks. Raises ContractMismatch when the column is not what was trained on.
+        is: then zeros follow it. No masks. Principal components are those of the split `train` beside `reader`. Raises
+        ContractMismatch when the column is not what was trained on.
         """
         require_contract(self.name, self.contract, reader)
+        if isinstance(self.model, Components):
+            train = Reader(reader.folder.parent / TRAIN, self.column)
+            self.model.fit(torch.from_numpy(replace(self, model=self.model.mean_frame).embed(train)))
         with torch.inference_mode():
             parts = [self._embed(reader, rows) for rows in self._progress(reader, batch_examples)]
         return torch.cat(parts).numpy()
@@ -118,13 +119,14 @@ def open_encoder(reference: str, *, size: str = "paper", seed: int = 0, device: 
 
     RUN (its best checkpoint by validation), RUN/checkpoints/step-N, models:/NAME@ALIAS; published:PATH, weights of
     Myna as their authors gave them out, published:PATH@vertical where their patches are upright; and the controls:
-    random:SYSTEM:VARIANT, fresh weights from `seed` at `size`; random:RUN, fresh weights of that run's own config;
-    column:mel, the mean over all frames of log(1 + power), 128 wide. Raises UsageProblem or DataProblem when the
-    reference leads to nothing.
+    random:SYSTEM:VARIANT, fresh weights from `seed` at `size`; random:RUN, fresh weights of that run's own config, with
+    what it had measured on its data; column:NAME, the mean over all frames of a column, of mels that of log(1 + power);
+    pca:NAME, at most 512 principal components of the same. Raises UsageProblem or DataProblem when the reference leads
+    to nothing.
     """
     kind, _, rest = reference.partition(":")
-    if kind == "column":
-        encoder = _column(rest)
+    if kind in (COLUMN, PCA):
+        encoder = _column(kind, rest)
     elif kind == "random":
         encoder = _random(rest, size, seed)
     elif kind == "published":
@@ -134,28 +136,34 @@ def open_encoder(reference: str, *, size: str = "paper", seed: int = 0, device: 
     return replace(encoder, model=encoder.model.eval().to(device), device=device)
 
 
-def _column(name: str) -> Encoder:
-    if name != MEL:
-        raise UsageProblem(
-            f"There is no control column:{name}, so nothing was asked: log(1 + value) is meant for powers only. "
-            f"Write column:{MEL}."
-        )
+def _column(kind: str, name: str) -> Encoder:
+    if not name:
+        raise UsageProblem(f"{kind}: names no column, so nothing was asked. Write {kind}:{MEL}.")
+    is_power = name.partition("-")[0] == MEL
+    mean_frame: nn.Module = MeanLogMel() if is_power else MeanFrame()
+    model = mean_frame if kind == COLUMN else Components(mean_frame, _COMPONENTS)
     # One window a frame: the mean over windows is then the mean over every frame, and padding never occurs.
-    return Encoder(f"column:{name}", MeanLogMel(), window_frames=1, about={"encoder": f"column:{name}"})
+    return Encoder(f"{kind}:{name}", model, window_frames=1, column=name, about={"encoder": f"{kind}:{name}"})
 
 
 def _random(rest: str, size: str, seed: int) -> Encoder:
     """Weights as they are before training; `random:RUN` hears only what that run was trained on."""
-    contract = None
+    contract, folder = None, None
     if ":" in rest:
         config = load(rest, size)
     else:
-        card = read_card(checkpoint_folder(_existing(Path(rest))))
+        folder = checkpoint_folder(_existing(Path(rest)))
+        card = read_card(folder)
         config, contract = config_from_dict(card["config"]), card["contract"]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = config.model.build()
     about = {"encoder": "random", "model": config_to_dict(config)["model"], "seed": seed}
+    if folder and (names := getattr(model, "fitted", ())):
+        trained, _ = open_model(folder)
+        for name in names:
+            model.get_buffer(name).copy_(trained.get_buffer(name))
+        about["fitted"] = digest_of({name: trained.get_buffer(name).tolist() for name in names})
     return Encoder(f"random:{rest} seed {seed}", model, config.data.frames, config.data.column, contract, about)
 
 
@@ -196,5 +204,6 @@ def _existing(place: Path) -> Path:
     hint = nearest(str(place), runs) if runs else "Train one: sonograph train myna:base --size laptop."
     raise UsageProblem(
         f"There is no folder {place}, so there is no model to open. {hint} A CHECKPOINT is a run folder, one of its "
-        "checkpoints/step-*, models:/NAME@ALIAS, published:PATH, random:SYSTEM:VARIANT, random:RUN or column:mel."
+        "checkpoints/step-*, models:/NAME@ALIAS, published:PATH, random:SYSTEM:VARIANT, random:RUN, column:NAME or "
+        "pca:NAME."
     )

@@ -12,17 +12,19 @@ from torch import Tensor, nn
 
 from shards.features.mel import Mel
 from shards.loader import Loader
+from shards.loading.classes import NO_CLASS, classes_of
 from shards.loading.dataset import Dataset
+from shards.loading.subset import stratified
 from shards.manifest import Manifest
 from shards.problem import DataProblem, UsageProblem
 from shards.reader import Reader
 from shards.store import digest_of
 from shards.stores.remote import place_of
-from shards.views import Views
+from shards.views import Pairs, Viewing, Views
 from trainers.augmentation import SAMPLE_RATE_HZ
 from trainers.checkpoint import build_objective
 from trainers.command_line import Command
-from trainers.config import MeasuredModel, SizedObjective, TrainConfig, config_to_dict, identity
+from trainers.config import Classed, Fitted, MeasuredModel, SizedObjective, TrainConfig, config_to_dict, identity
 from trainers.hearing import COLUMN, chain_of, hear, mix, samples_of
 from trainers.pace import flops_per_example, peak_flops
 
@@ -86,17 +88,41 @@ class Task:
             "run": self.run.name,
         }
 
+    def like(self, command: Command) -> "Task":
+        """Another training that sees the same batches for as long: what follows from these is not worked out again."""
+        assert command.out is not None
+        other = replace(self, config=command.config, run=place_of(command.out).absolute(), workers=command.workers)
+        vars(other)["steps_per_epoch"] = self.steps_per_epoch  # of cached_property
+        return other
+
     def objective(self) -> nn.Module:
-        """What is trained, with its initial weights; sized for the dataset where it remembers every example."""
+        """What is trained, with its initial weights, fitted to the training set where there is something to measure.
+
+        A training that continues finds what was measured in its checkpoint.
+        """
+        built = self.built()
+        if isinstance(built, Fitted) and not any(self.checkpoints.glob("step-*")):
+            built.fit(self.unchanged.training().from_step(0, self.steps_per_epoch))
+        return built
+
+    def built(self) -> nn.Module:
+        """The same before anything is measured; sized for the dataset where it remembers every example."""
         config, objective = self.config, self.config.objective
         if isinstance(objective, SizedObjective):
             config = replace(config, objective=objective.sized(self.manifest.planned))
         built, data = build_objective(config), config.data
+        if data.pair_by and isinstance(built, Classed):
+            built.know(self._classes(TRAIN), self._classes(VALID))
         if data.sound:
             hear(built, self._mel(), sound=data.sound, frames=data.frames)
         if data.mixup:
             mix(built)
         return built
+
+    @property
+    def hears_mels(self) -> bool:
+        """Whether its column is a spectrogram that can be looked at."""
+        return isinstance(Reader(self.dataset / TRAIN, self.config.data.column).feature, Mel)
 
     @property
     def unchanged(self) -> "Task":
@@ -115,7 +141,7 @@ class Task:
         """FLOPs of one example in a step, and FLOPs a second of all workers; all of them measure together."""
         examples = self._loader(TRAIN, _COUNTED_EXAMPLES, 0, 1).batch(0)
         return {
-            "flops_per_example": flops_per_example(self.objective, examples, device),
+            "flops_per_example": flops_per_example(self.built, examples, device),
             "peak_flops": peak_flops(device, self.config.engine.precision),
         }
 
@@ -131,8 +157,8 @@ class Task:
 
     def validation(self, rank: int = 0, world: int = 1) -> Loader:
         """This rank's part of the validation batches; a split smaller than a batch is one batch."""
-        reader = Reader(self.dataset / VALID, self._column)
-        return self._loader(VALID, min(self.config.data.batch_examples, len(reader)), rank, world, reader)
+        examples = len(self._loader(VALID, 1, 0, 1).lineups[0])
+        return self._loader(VALID, min(self.config.data.batch_examples, examples), rank, world)
 
     @property
     def _column(self) -> str:
@@ -148,21 +174,46 @@ class Task:
             )
         return feature
 
-    def _loader(self, split: str, batch_examples: int, rank: int, world: int, reader: Reader | None = None) -> Loader:
+    def _loader(self, split: str, batch_examples: int, rank: int, world: int) -> Loader:
         data = self.config.data
         order = data.order if split == TRAIN else "global"
         return Loader(
-            Dataset(reader or Reader(self.dataset / split, self._column), order=order),
+            Dataset(Reader(self.dataset / split, self._column), order=order, only=self._taking_part[split]),
             batch_examples=batch_examples,
             seed=self.config.seed,
-            views=Views(
-                count=getattr(self.config.objective, "views", 2),
-                frames=samples_of(data.frames) if data.sound else data.frames,
-            ),
+            views=self._views,
             rank=rank,
             world=world,
             threads=data.prefetch_threads,
         )
+
+    @property
+    def _views(self) -> Viewing:
+        """Crops of each example, or of it and of partners."""
+        data, count = self.config.data, getattr(self.config.objective, "views", 2)
+        frames = samples_of(data.frames) if data.sound else data.frames
+        if data.pair_by:
+            return Pairs(data.pair_by, frames, data.pair_unlike or None, count)
+        return Views(count, frames)
+
+    @cached_property
+    def _taking_part(self) -> Mapping[str, np.ndarray | None]:
+        """Rows of each split; None: all."""
+        data = self.config.data
+        return {
+            split: stratified(Reader(self.dataset / split, self._column), count, data.stratify, self.config.seed)
+            if count
+            else None
+            for split, count in ((TRAIN, data.examples), (VALID, data.valid_examples))
+        }
+
+    def _classes(self, split: str) -> Tensor:
+        """The class of each example that pairs are made by, at its index; -1 where there is none."""
+        reader = Reader(self.dataset / split, self._column)
+        found = torch.full((reader.manifest.planned,), NO_CLASS)
+        classes = classes_of(self.config.data.pair_by, reader.labels, np.arange(len(reader)))
+        found[torch.from_numpy(reader.indices)] = torch.from_numpy(classes)
+        return found
 
 
 def run_folder(config: TrainConfig[Any, Any]) -> Path:
@@ -183,11 +234,12 @@ def prepare(command: Command) -> Task:
             f"{dataset / TRAIN} and {dataset / VALID} hold different columns '{config.data.column}', so the validation "
             "loss would be of another input. Build both splits with one command."
         )
-    _require_shapes(config, contract)
+    _require_frames(config)
     if config.data.sound:
         chain_of(config.data.sound), task._mel()
     _require_division(config, command.workers)
     assert task.steps and task.validation().steps_per_epoch  # raises DataProblem when a split cannot fill one batch
+    _require_bands(config, Reader(dataset / TRAIN, config.data.column))
     return task.measured()
 
 
@@ -207,13 +259,17 @@ def _contract(folder: Path, column: str) -> Mapping[str, Any]:
     return reader.manifest.features[column]
 
 
-def _require_shapes(config: TrainConfig[Any, Any], contract: Mapping[str, Any]) -> None:
-    if config.model.bands != contract["bands"]:
+def _require_bands(config: TrainConfig[Any, Any], reader: Reader) -> None:
+    """The numbers of a frame, whatever they are of, must be as many as the model takes."""
+    if config.model.bands != (bands := reader.layout.shape[0]):
         raise DataProblem(
-            f"{config.data.dataset} has {contract['bands']} bands in its column '{config.data.column}', the "
-            f"model takes {config.model.bands}, so it cannot read one example. Pass --model.bands "
-            f"{contract['bands']}, or build a column of {config.model.bands} bands."
+            f"{config.data.dataset} has {bands} bands in its column '{config.data.column}', the model takes "
+            f"{config.model.bands}, so it cannot read one example. Pass --model.bands {bands}, or build a column of "
+            f"{config.model.bands} bands."
         )
+
+
+def _require_frames(config: TrainConfig[Any, Any]) -> None:
     if config.model.frames != config.data.frames:
         raise UsageProblem(
             f"data.frames={config.data.frames} and model.frames={config.model.frames} differ, so crops would not have "
