@@ -26,8 +26,9 @@ lint: .venv/ready ## ruff and mypy
 bench: .venv/ready ## paired benchmarks: a row each in tests/benchmarks/results.jsonl and in the README
 	@$(BIN)/python -m tests.benchmarks.run
 
-gpu: .venv/ready ## the tests that need a GPU
+gpu: .venv/ready ## the tests that need a GPU, and the step on it: a row as of bench
 	@$(PYTEST) -m gpu
+	@$(BIN)/python -m tests.benchmarks.run step_gpu
 
 faults: .venv/ready ## the long fault matrix, about an hour
 	@$(PYTEST) -m faults --timeout 1800

@@ -154,7 +154,7 @@ def _sound_alone(folder: Path, names: Sequence[str], out: Path) -> None:
 
 
 def _ffmpeg_line(folder: Path, names: Sequence[str], out: Path) -> None:
-    mel = _nnaudio_mel()
+    mel = nnaudio_mel()
     with _shard_writer(out) as writer:
         for name in names:
             waveform = torch.from_numpy(_decoded_by_ffmpeg(folder / name))
@@ -162,7 +162,7 @@ def _ffmpeg_line(folder: Path, names: Sequence[str], out: Path) -> None:
 
 
 @cache
-def _nnaudio_mel() -> Any:
+def nnaudio_mel() -> Any:
     from nnAudio.features.mel import MelSpectrogram
 
     return MelSpectrogram(sr=MEL_HZ, n_fft=WINDOW, hop_length=HOP, n_mels=BANDS, verbose=False)
