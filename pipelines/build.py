@@ -124,8 +124,7 @@ def _built(command: Build, staging: Staging) -> dict[str, object]:
         splits = plan_splits(replace(command, source=corpus), tree, findings=findings)
         if command.dry_run:
             return foretold([_with_columns(split, features) for split in splits], tree, features)
-        with only_writer(command.out):
-            manifests = _made(command, splits, features, _recipe(command, tree), staging)
+        manifests = _made(command, splits, features, _recipe(command, tree), staging)
     if not manifests:
         raise DataProblem(_nothing_made(command, splits))
     return {"output": str(command.out), "metrics": {manifest.split: _counts(manifest) for manifest in manifests}}
@@ -150,11 +149,15 @@ def _made(
 
 @contextmanager
 def _folder_of_findings(command: Build) -> Iterator[Path]:
-    """Where lengths of files and contents of archives are kept: OUT, or, for a dry run, a folder that is gone again."""
+    """Where lengths of files and contents of archives are kept: OUT, or, for a dry run, a folder that is gone again.
+
+    OUT has no other writer from here on, since what is found is written down while the corpus is still being listed.
+    """
     if not command.dry_run:
         for split in SPLITS:
             refuse_foreign(command.out / split)
-        yield command.out
+        with only_writer(command.out):
+            yield command.out
         return
     with TemporaryDirectory() as name:
         for known in [command.out / LISTING, *(command.out / _ARCHIVES).glob("*")]:

@@ -1,7 +1,7 @@
 """Features whose weights come from the corpus itself: fitted once on its training split, and kept with the dataset."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,11 +16,10 @@ from pipelines.plan import usable_at
 from pipelines.span import Span
 from pipelines.workers import run_tasks
 from shards.example import Clip, Example
-from shards.feature import Feature, Fitted, load_feature
+from shards.feature import Feature, Fitted
 from shards.manifest import WEIGHTS
 
 log = logging.getLogger(__name__)
-MOST_CLIPS = 8192  # more of them move the axes of a codec by less than another seed does
 _PART_CLIPS = 32
 
 
@@ -33,11 +32,10 @@ def opened(feature: Feature, splits: Sequence[Split], recipe: Recipe, *, workers
         return feature
     for split in splits:
         if (kept := split.folder / feature.column / WEIGHTS).is_file():
-            return load_feature(f"{feature.word}@{kept}")
-    chosen = _chosen(splits)
+            return feature.with_fit(kept)
+    chosen = _chosen(splits, feature.most_clips)
     log.info("fit %s  on %d clips of %s", feature.word, len(chosen), splits[0].folder.parent)
-    parts = dict(_parts(feature, chosen, recipe, splits[0].folder, workers))
-    return feature.fitted([parts[number] for number in sorted(parts)])
+    return feature.fitted(_in_order(_parts(feature, chosen, recipe, splits[0].folder, workers)))
 
 
 def keep(feature: Feature, splits: Sequence[Split]) -> None:
@@ -48,11 +46,22 @@ def keep(feature: Feature, splits: Sequence[Split]) -> None:
                 feature.save(path)
 
 
-def _chosen(splits: Sequence[Split]) -> list[Span]:
-    """At most MOST_CLIPS spans of the training split, evenly spread; of the first split where there is no other."""
+def _in_order(parts: Iterable[tuple[int, Any]]) -> Iterator[Any]:
+    """Numbered parts from 0 on, whatever their order; in memory are those that came before their turn."""
+    waiting: dict[int, Any] = {}
+    number = 0
+    for given, part in parts:
+        waiting[given] = part
+        while number in waiting:
+            yield waiting.pop(number)
+            number += 1
+
+
+def _chosen(splits: Sequence[Split], most_clips: int) -> list[Span]:
+    """At most so many spans of the training split, evenly spread; of the first split where there is no other."""
     split = next((one for one in splits if one.folder.name == "train"), splits[0])
     usable = sum(task.usable for task in split.tasks)
-    places = np.linspace(0, usable, min(MOST_CLIPS, usable), endpoint=False).astype(int)
+    places = np.linspace(0, usable, min(most_clips, usable), endpoint=False).astype(int)
     return list(usable_at(split.tasks, places))
 
 

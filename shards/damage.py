@@ -1,7 +1,6 @@
 """What is wrong with the files of a shard: each is read once, its digest taken while its contents are looked at."""
 
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,14 +22,14 @@ from shards.manifest import (
     read_column_record,
     read_record,
     read_table,
+    table_problem,
 )
 from shards.members import HashedFile, Member, members
 from shards.npy import whole_layout
 from shards.problem import DataProblem
 
-PLAIN_NAME = re.compile(r"(?:[\w-][\w.-]*/)*[\w-][\w.-]*")
-"""Of a file in a dataset: nothing hidden, absolute, or above its folder."""
 _FLAC_MAGIC = b"fLaC"
+_IDENTITY = ["index", "key"]
 
 
 @dataclass(frozen=True)
@@ -57,13 +56,13 @@ def damage_of_index(folder: Path, shard: Shard, manifest: Manifest) -> Iterator[
         yield from damage
         return
     table, record = _table_or_none(folder / name), read_record(folder, shard.number)
-    names = index_schema(manifest.labels, manifest.events).names
-    if table is None or record is None or sorted(table.column_names) != sorted(names):
-        yield Damage(folder / name, "is no index of a shard with these labels and events")
+    if table is None or record is None:
+        yield Damage(folder / name, "is no index of a shard: it cannot be read, or proves nothing")
         return
-    indices = table["index"].to_numpy()
-    if len(indices) != shard.examples or not (np.diff(indices) > 0).all():
-        yield Damage(folder / name, f"lists {len(indices):,} examples, its shard has {shard.examples:,}, ascending")
+    if problem := table_problem(table, index_schema(manifest.labels, manifest.events), shard.examples):
+        yield Damage(folder / name, f"is no index of a shard with these labels and events: {problem}")
+    elif not (np.diff(table["index"].to_numpy()) > 0).all():
+        yield Damage(folder / name, "lists its examples in another order, or twice")
     if (record.task, record.examples, len(record.rejected)) != (shard.task, shard.examples, shard.rejected):
         yield Damage(folder / name, "is stale: it proves another shard than the manifest lists")
 
@@ -83,8 +82,10 @@ def damage_of_column(folder: Path, shard: Shard, column: str, contract: Mapping[
     tar, name = (column_path(column, shard.number, suffix) for suffix in ("tar", "parquet"))
     damage = list(damage_of_file(folder / name, shard.files[name]))
     table = None if damage else _table_or_none(folder / name)
-    index = _table_or_none(folder / index_path(shard.number), ["index", "key"])
+    index = _table_or_none(folder / index_path(shard.number), _IDENTITY)
     expected = None
+    if index is not None and table_problem(index, index_schema({}, {}), index.num_rows, _IDENTITY):
+        index = None  # of which the check of the index itself tells
     if table is not None and index is not None:
         proof = ColumnRecord(shard.task, str(contract["fingerprint"]), shard.files[tar])
         if read_column_record(folder, column, shard.number) != proof:

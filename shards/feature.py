@@ -1,7 +1,7 @@
 """The noun Feature: a frozen function from Clips to arrays, with the contract that a model is trained on."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -60,12 +60,17 @@ class Fitted(Protocol):
     """A Feature whose weights are fitted on the training split of the corpus it is built for, before anything else."""
 
     is_fitted: bool
+    most_clips: int
+    """How many the fit takes; more would hardly move it."""
 
     def moments(self, clips: Sequence[Clip]) -> Any:
         """What some clips contribute: plain arrays and numbers that workers can send."""
 
-    def fitted(self, parts: Sequence[Any]) -> Any:
+    def fitted(self, parts: Iterable[Any]) -> Any:
         """The open feature, from all contributions in the order of the plan."""
+
+    def with_fit(self, path: Path) -> Any:
+        """The open feature, by what one of its kind has saved. Raises DataProblem when that is none."""
 
     def save(self, path: Path) -> None:
         """Write the weights of an open one, whole or not at all."""

@@ -17,7 +17,8 @@ import tyro
 
 from shards.decode import CLIPPED_SHARE
 from shards.feature import load_feature
-from shards.manifest import REJECTED, Manifest, index_path, read_table, rebuild_command
+from shards.index import read_index
+from shards.manifest import REJECTED, Manifest, read_table, rebuild_command
 from shards.problem import UsageProblem
 from shards.verify import datasets_in
 
@@ -96,7 +97,7 @@ def _labels(folder: Path, manifest: Manifest) -> Iterator[str]:
     names = [name for name, kind in manifest.labels.items() if not str(kind["type"]).startswith("list")]
     names = [name for name in names if name.removesuffix("_str") == name or name.removesuffix("_str") not in names]
     columns = [f"label.{name}" for name in names]
-    tables = [read_table(folder / index_path(shard.number), columns) for shard in manifest.shards]
+    tables = [read_index(folder, manifest, shard, columns) for shard in manifest.shards]
     for name, column in zip(names, columns, strict=True):
         values = [value for table in tables for value in table[column].to_pylist() if value is not None]
         yield f"  label        {name}: {_distribution(values, manifest.labels[name].get('classes'))}"  # type: ignore[arg-type]
@@ -104,7 +105,7 @@ def _labels(folder: Path, manifest: Manifest) -> Iterator[str]:
 
 def _events(folder: Path, manifest: Manifest) -> Iterator[str]:
     columns = [f"events.{name}" for name in manifest.events]
-    tables = [read_table(folder / index_path(shard.number), columns) for shard in manifest.shards]
+    tables = [read_index(folder, manifest, shard, columns) for shard in manifest.shards]
     for (name, kind), column in zip(manifest.events.items(), columns, strict=True):
         rows = [row for table in tables for row in table[column].to_pylist()]
         values = [event["value"] for row in rows for event in row or ()]
@@ -113,7 +114,7 @@ def _events(folder: Path, manifest: Manifest) -> Iterator[str]:
 
 
 def _clipped(folder: Path, manifest: Manifest) -> Iterator[str]:
-    shares = [read_table(folder / index_path(shard.number), ["clipped_share"]) for shard in manifest.shards]
+    shares = [read_index(folder, manifest, shard, ["clipped_share"]) for shard in manifest.shards]
     if count := sum(int((table["clipped_share"].to_numpy() > CLIPPED_SHARE).sum()) for table in shares):
         yield f"  clipped      {count:,} examples have over {CLIPPED_SHARE:.1%} of their samples at full scale"
 
@@ -138,9 +139,9 @@ def _rejected(folder: Path, manifest: Manifest) -> Iterator[str]:
     if not manifest.rejected:
         yield "  rejected     none"
         return
-    rows = read_table(folder / REJECTED).to_pylist()
+    rows = read_table(folder / REJECTED, ["stage", "reason"]).to_pylist()
     yield f"  rejected     {len(rows):,}, listed in {folder / REJECTED}"
-    for (stage, reason), count in Counter((row["stage"], row["reason"]) for row in rows).most_common(5):
+    for (stage, reason), count in Counter((str(row["stage"]), str(row["reason"])) for row in rows).most_common(5):
         yield f"               {count:,} at {stage}: {reason}"
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as parquet
 
+from shards.manifest_fields import COLUMN_RECORD, SHARD_RECORD, problem_of
 from shards.problem import DataProblem
 from shards.store import canonical_json, digest_of, sha256_of, whole_file, write_json
 from shards.stores.remote import Url, place_of
@@ -132,8 +133,7 @@ class Manifest:
     @cached_property
     def fingerprint(self) -> str:
         """Digest over corpus, split, contracts and all files' digests, whatever command and machine wrote them."""
-        contents = {name: value for name, value in asdict(self).items() if name not in ("build", "made_with")}
-        return digest_of(contents)
+        return digest_of(_contents(asdict(self)))
 
     def write(self, folder: Path) -> None:
         content = {**asdict(self), "fingerprint": self.fingerprint}
@@ -145,19 +145,24 @@ class Manifest:
         path = place_of(folder) / MANIFEST
         try:
             content = json.loads(path.read_bytes())
-            claimed = content.pop("sha256")
+            claimed, found = content.pop("sha256"), digest_of(content)
         except (FileNotFoundError, NotADirectoryError):
             raise DataProblem(_no_manifest(path.parent)) from None
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise DataProblem(_damaged(path, f"it is no manifest ({error})")) from error
-        if digest_of(content) != claimed:
+        if found != claimed:
             raise DataProblem(_damaged(path, "its contents do not match its own SHA-256"))
         if (content.get("format"), content.get("version")) != (FORMAT, VERSION):
+            there = f"{content.get('format')!s:.60} version {content.get('version')!s:.60}"
+            words = build if isinstance(build := content.get("build"), list) else ["build"]
             raise DataProblem(
-                f"{path} is {content.get('format')} version {content.get('version')}, not {FORMAT} version {VERSION}, "
-                f"and would be misread. Build it again: sonograph {' '.join(content.get('build', ['build']))}"
+                f"{path} is {there}, not {FORMAT} version {VERSION}, and would be misread. Build it again: sonograph "
+                f"{' '.join(map(str, words))}"
             )
-        content.pop("fingerprint")
+        if problem := problem_of(content, _ARROW_TYPES, _files_of_shard):
+            raise DataProblem(_damaged(path, f"it is no manifest ({problem})"))
+        if content.pop("fingerprint") != digest_of(_contents(content)):
+            raise DataProblem(_damaged(path, "its fingerprint is not that of its contents"))
         shards = [Shard(**{**shard, "files": _stored_files(shard["files"])}) for shard in content.pop("shards")]
         return cls(shards=shards, files=_stored_files(content.pop("files")), **content)
 
@@ -180,6 +185,11 @@ def with_features(build: Sequence[str], words: Sequence[str]) -> tuple[str, ...]
         start = rest.index(_FEATURES)
         del rest[start : start + 1 + len(before)]
     return (*rest, _FEATURES, *words)
+
+
+def _files_of_shard(number: int, columns: Iterable[str]) -> set[str]:
+    tables = {column_path(column, number, suffix) for column in columns for suffix in ("tar", "parquet")}
+    return {index_path(number), *tables}
 
 
 def index_path(number: int) -> str:
@@ -289,15 +299,23 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         # Arrow's own file, read at once on this thread: whatever its thread pool still held at exit would abort Python.
         with _opened(path) as file:
             options = {"page_checksum_verification": True, "use_threads": False, "pre_buffer": False}
-            return parquet.read_table(file, columns=columns, **options)
+            table = parquet.read_table(file, columns=columns, **options)
     except (OSError, pa.ArrowException) as error:
         raise DataProblem(_damaged(path, str(error).splitlines()[0])) from error
+    if missing := set(columns or ()) - set(table.column_names):
+        raise DataProblem(_damaged(path, f"it has no column '{min(missing)}'"))
+    return table
 
 
-def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a table, of which only some are in memory at a time. Raises DataProblem as `read_table` does."""
-    for columns in read_columns(path):
-        yield from (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+def table_problem(table: pa.Table, schema: pa.Schema, rows: int, columns: Sequence[str] = ()) -> str | None:
+    """What a table of a right digest may still not say: other columns (of all, or of these), other rows, gaps."""
+    types = {field.name: field.type for field in schema if not columns or field.name in columns}
+    if len(table.schema) != len(types) or any(types.get(field.name) != field.type for field in table.schema):
+        return f"its columns are {', '.join(f'{field.name} {field.type}' for field in table.schema):.200}"
+    if table.num_rows != rows:
+        return f"it lists {table.num_rows:,} examples where its shard has {rows:,}"
+    gaps = [name for name in types if "." not in name and table[name].null_count]  # only labels and events have any
+    return f"'{gaps[0]}' is missing in some of its rows" if gaps else None
 
 
 def read_columns(path: Path) -> Iterator[dict[str, list[Any]]]:
@@ -315,8 +333,9 @@ def read_record(folder: Path, number: int) -> ShardRecord | None:
     """The shard's proof from its index file, or None when it was never finished."""
     try:
         fields = json.loads(read_said(folder / index_path(number), _RECORD))
+        SHARD_RECORD(fields, "")
         return ShardRecord(rejected=tuple(Rejected(**row) for row in fields.pop("rejected")), **fields)
-    except (DataProblem, TypeError, ValueError, KeyError):
+    except (DataProblem, ValueError, RecursionError):
         return None  # a damaged proof proves nothing: the shard is made again
 
 
@@ -324,8 +343,9 @@ def read_column_record(folder: Path, column: str, number: int) -> ColumnRecord |
     """The proof of a column of a shard from its table, or None when it was never finished."""
     try:
         fields = json.loads(read_said(folder / column_path(column, number, "parquet"), _COLUMN_RECORD))
+        COLUMN_RECORD(fields, "")
         return ColumnRecord(tar=StoredFile(**fields.pop("tar")), **fields)
-    except (DataProblem, TypeError, ValueError, KeyError):
+    except (DataProblem, ValueError, RecursionError):
         return None
 
 
@@ -342,6 +362,10 @@ def read_said(path: Path, name: str) -> bytes:
 
 def _opened(path: Path) -> Any:
     return pa.BufferReader(path.read_bytes()) if isinstance(path, Url) else pa.OSFile(str(path))
+
+
+def _contents(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name not in ("build", "made_with")}
 
 
 def _stored_files(fields: Mapping[str, Mapping]) -> dict[str, StoredFile]:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from shards.feature import Feature, differences, load_feature
 from shards.loading.buffers import Buffers
 from shards.loading.bulk_read import bulk_copy, bulk_read, is_present
 from shards.loading.mapping import Mappings, Version, version_of
-from shards.manifest import column_path, index_path, index_schema, rebuild_command
+from shards.manifest import COLUMN_SCHEMA, column_path, index_path, index_schema, rebuild_command, table_problem
 from shards.npy import Layout, npy_layout, whole_layout
 from shards.problem import DataProblem
 from shards.stores.files import FolderFiles, files_of
@@ -53,6 +54,7 @@ class Reader:
         self._numbers = [shard.number for shard in self.manifest.shards]
         self._tars = [column_path(column, number, "tar") for number in self._numbers]
         tables = self.files.tables([column_path(column, number, "parquet") for number in self._numbers])
+        self._require_rows(tables, COLUMN_SCHEMA)
         lengths = [table.num_rows for table in tables]
         self._shard = np.repeat(np.arange(len(tables)), lengths)
         self.indices = _joined(tables, "index", np.int64)
@@ -63,11 +65,6 @@ class Reader:
         self._versions: dict[int, Version] = {}
         self._known_headers: set[bytes] = set()
         self._scratch = Buffers()
-        if len(self) != self.manifest.examples:
-            raise DataProblem(
-                f"{self.folder} promises {self.manifest.examples:,} examples, its {column} tables list {len(self):,}. "
-                f"Training on it would miss some. Find out which: sonograph verify {self.folder}"
-            )
         sizes = [shard.files[name].bytes for shard, name in zip(self.manifest.shards, self._tars, strict=True)]
         self._require_within_tars(sizes)
         is_near = isinstance(self.files, FolderFiles) and Mappings.suit(sizes)
@@ -221,7 +218,17 @@ class Reader:
 
     def _column_of_index(self, column: str) -> list:
         tables = self.files.tables([index_path(number) for number in self._numbers], [column])
+        self._require_rows(tables, index_schema(self.manifest.labels, self.manifest.events), [column])
         return [value for table in tables for value in table[column].to_pylist()]
+
+    def _require_rows(self, tables: Sequence[Any], schema: Any, columns: Sequence[str] = ()) -> None:
+        for name, table, shard in zip(self._tars, tables, self.manifest.shards, strict=True):
+            if problem := table_problem(table, schema, shard.examples, columns):
+                table_name = index_path(shard.number) if columns else column_path(self.column, shard.number, "parquet")
+                raise DataProblem(
+                    f"{self.folder / table_name} is no table of its shard: {problem}. A model would train on what is "
+                    f"not there. {self.files.remedy(name)}"
+                )
 
     def _payload(self, row: int) -> bytearray:
         payload = bytearray(int(self.sizes[row]))

@@ -16,16 +16,18 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from shards.manifest import column_path, read_said
+from shards.manifest_fields import QUANTILES
+from shards.problem import DataProblem
 from shards.store import canonical_json
 
 STATISTICS = "sonograph.statistics"
-QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 QUANTILE_ERROR = 2.0**-4  # relative width of a bucket: four bits of a half's mantissa
 _DROPPED_BITS = 6
 _BUCKETS = 1 << (16 - _DROPPED_BITS)
 _RISING = np.r_[_BUCKETS - 1 : _BUCKETS // 2 - 1 : -1, : _BUCKETS // 2]  # the sign is the first bit: -0 in the middle
 _MOST_HALF = 65_504.0
 _BLOCK_VALUES = 1 << 20
+_MOST_FRAMES = 1 << 53
 
 
 @dataclass(frozen=True)
@@ -66,26 +68,47 @@ class Statistics:
 
     @classmethod
     def from_json(cls, text: bytes) -> "Statistics":
-        content = json.loads(text)
-        flat = np.frombuffer(zlib.decompress(base64.b64decode(content["histogram"])), "<u4").astype(np.int64)
-        mean, squares = np.array(content["mean"]), np.array(content["squares"])
-        return cls(content["count"], mean, squares, flat.reshape(len(mean), _BUCKETS))
+        """Raises ValueError for what `to_json` cannot have written; no more is unpacked than its bands need."""
+        try:
+            content = json.loads(text)
+            mean, squares = (np.array(content[name], np.float64) for name in ("mean", "squares"))
+            if mean.ndim != 1 or mean.shape != squares.shape or not np.isfinite([mean, squares]).all():
+                raise ValueError("its bands differ in number, or are no numbers")
+            if type(count := content["count"]) is not int or not 0 < count < _MOST_FRAMES or (squares < 0).any():
+                raise ValueError("it counts no frames, or they deviate by less than 0")
+            packed = base64.b64decode(content["histogram"])
+            flat = np.frombuffer(zlib.decompressobj().decompress(packed, len(mean) * _BUCKETS * 4 + 1), "<u4")
+            return cls(count, mean, squares, flat.astype(np.int64).reshape(len(mean), _BUCKETS))
+        except (KeyError, TypeError, OverflowError, RecursionError, zlib.error) as error:
+            raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
 def statistics_of(folder: Path, columns: Sequence[str], numbers: Sequence[int]) -> dict[str, dict[str, object]]:
     """Those of a dataset's columns for its manifest, from what its shards' tables say, in the order of `numbers`.
 
-    A column of no real numbers has none. Raises DataProblem for a table that is absent or damaged.
+    A column of no real numbers has none. Raises DataProblem for a table that is absent or damaged, or says none.
     """
     found = {
         column: [_said(folder / column_path(column, number, "parquet")) for number in numbers] for column in columns
     }
+    for column, parts in found.items():
+        if len({len(part.mean) for part in parts if part}) > 1:
+            raise DataProblem(
+                f"The shards of {folder / column} differ in the number of their bands, so no statistics can be taken "
+                "and no manifest was written. Delete that folder and repeat the same command: it makes what is missing."
+            )
     return {column: merged(filter(None, parts)).described() for column, parts in found.items() if any(parts)}
 
 
 def _said(table: Path) -> "Statistics | None":
     said = read_said(table, STATISTICS)
-    return Statistics.from_json(said) if said else None
+    try:
+        return Statistics.from_json(said) if said else None
+    except ValueError as error:
+        raise DataProblem(
+            f"{table} says no statistics ({error}), so those of the dataset cannot be taken and no manifest was "
+            "written. Delete that file and repeat the same command: it makes what is missing."
+        ) from error
 
 
 def shard_statistics(stored: Sequence[np.ndarray | bytes]) -> Mapping[str, bytes]:

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from shards.manifest import REJECTED, Manifest, index_path, read_rows, read_table
+from shards.index import read_index
+from shards.manifest import REJECTED, Manifest, read_table
 
 _MOST_VALUES = 100_000  # different ones that are told apart: keys of millions of recordings are no distribution
+_ROWS_AT_ONCE = 1 << 14
 _REASON_LETTERS, _EXAMPLE_LETTERS = 120, 300
 
 
@@ -93,13 +95,13 @@ def index_row(part: Part, row: int) -> dict[str, Any]:
     ends = np.cumsum([shard.examples for shard in part.manifest.shards])
     place = int(np.searchsorted(ends, row, side="right"))
     shard = part.manifest.shards[place]
-    table = read_table(part.folder / index_path(shard.number))
+    table = read_index(part.folder, part.manifest, shard)
     return table.slice(row - int(ends[place]) + shard.examples, 1).to_pylist()[0]
 
 
 def _chunks(part: Part, column: str) -> Iterator[Any]:
     for shard in part.manifest.shards:
-        yield from read_table(part.folder / index_path(shard.number), [column])[column].chunks
+        yield from read_index(part.folder, part.manifest, shard, [column])[column].chunks
 
 
 def _flat(chunk: Any) -> Any:
@@ -128,11 +130,16 @@ def rejections(parts: Sequence[Part]) -> list[Reason]:
     counts: Counter[tuple[str, str, str]] = Counter()
     paths: dict[tuple[str, str, str], str] = {}
     for part in parts:
-        for row in read_rows(part.folder / REJECTED) if part.manifest.rejected else ():
+        for row in _rejected(part) if part.manifest.rejected else ():
             kind = (part.name, str(row["stage"]), kind_of(str(row["reason"])))
             counts[kind] += 1
             paths.setdefault(kind, f"{row['path']}: {row['reason']}"[:_EXAMPLE_LETTERS])
     return [Reason(*kind, paths[kind], count) for kind, count in counts.most_common()]
+
+
+def _rejected(part: Part) -> Iterator[dict[str, Any]]:
+    for batch in read_table(part.folder / REJECTED, ["path", "stage", "reason"]).to_batches(_ROWS_AT_ONCE):
+        yield from batch.to_pylist()
 
 
 def kind_of(reason: str) -> str:

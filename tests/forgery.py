@@ -3,9 +3,10 @@
 import io
 import shutil
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -16,6 +17,7 @@ from shards.features.audio import Audio
 from shards.features.mel import MYNA
 from shards.manifest import (
     COLUMN_SCHEMA,
+    MANIFEST,
     PLAN,
     REJECTED,
     REJECTED_SCHEMA,
@@ -25,9 +27,10 @@ from shards.manifest import (
     StoredFile,
     column_path,
     read_table,
+    write_columns,
     write_table,
 )
-from shards.store import write_json
+from shards.store import canonical_json, digest_of, write_json
 from shards.writer import write_shard
 from tests.corpus import LABELS, noise_clip
 
@@ -141,6 +144,27 @@ def approve(dataset: Path, column: str = "mel", number: int = 0) -> None:
     files = {path.relative_to(dataset).as_posix(): StoredFile.of(path) for path in (tar, table)}
     shards = list(manifest.shards)
     shards[number] = replace(shards[number], files={**shards[number].files, **files})
+    replace(manifest, shards=shards).write(dataset)
+
+
+def forge_manifest(dataset: Path, content: Mapping[str, object]) -> None:
+    """Write any fields as a manifest of a right digest and, where it has one of a text, the right fingerprint."""
+    content = dict(content)
+    if isinstance(content.get("fingerprint"), str):
+        left_out = ("build", "made_with", "fingerprint")
+        content["fingerprint"] = digest_of({name: value for name, value in content.items() if name not in left_out})
+    whole = {**content, "sha256": digest_of(content)}
+    (dataset / MANIFEST).write_bytes(canonical_json(whole, indent=1) + b"\n")
+
+
+def forge_table(dataset: Path, name: str, table: Any, said: Any = None, number: int = 0) -> None:
+    """Replace a table of a shard and make the manifest list it; it says the same of itself unless it is to say more."""
+    said = said or read_table(dataset / name).schema.metadata
+    write_columns(dataset / name, table.replace_schema_metadata(said))
+    manifest = Manifest.read(dataset)
+    shards = list(manifest.shards)
+    files = {**shards[number].files, name: StoredFile.of(dataset / name)}
+    shards[number] = replace(shards[number], files=files)
     replace(manifest, shards=shards).write(dataset)
 
 

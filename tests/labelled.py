@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,8 +60,14 @@ def labelled_dataset(folder: Path, *features: str) -> Path:
 
 
 def changed(dataset: Path, to: Path, **manifest: object) -> Path:
-    """A copy of one split whose manifest says something else."""
+    """A copy of one split whose manifest says something else; of columns that it is not to have, nothing."""
     shutil.copytree(dataset, to)
-    found = Manifest.read(dataset)
-    Manifest(**{**vars(found), **manifest}).write(to)  # type: ignore[arg-type]
+    found = replace(Manifest.read(dataset), **manifest)  # type: ignore[arg-type]
+    kept = {"index", *found.features}
+    shards = [
+        replace(shard, files={name: stored for name, stored in shard.files.items() if name.split("/")[0] in kept})
+        for shard in found.shards
+    ]
+    statistics = {name: said for name, said in found.statistics.items() if name in kept}
+    replace(found, shards=shards, statistics=statistics).write(to)
     return to

@@ -173,7 +173,7 @@ def test_a_codec_is_fitted_once_on_the_training_split_and_kept_with_each(corpus:
 def test_a_repetition_takes_the_fit_that_is_there(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     dataset = built(corpus, tmp_path / "a", "codec:linear")
     before = everything_below(dataset)
-    monkeypatch.setattr(fit, "_chosen", lambda splits: pytest.fail("it was fitted again"))
+    monkeypatch.setattr(fit, "_chosen", lambda *_: pytest.fail("it was fitted again"))
     built(corpus, dataset, "codec:linear")
     assert everything_below(dataset) == before
 

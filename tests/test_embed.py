@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from shards.decode import decode
 from shards.feature import described, load_feature
 from shards.problem import DataProblem, UsageProblem
+from sonograph import command_of
 from tests.bumps import write_bumps
 from tests.command import sonograph
 from tests.tiny_run import write_run
@@ -198,8 +199,21 @@ def test_a_dataset_an_empty_list_and_a_hop_over_music_are_refused(tmp_path):
         main(command(tmp_path, tmp_path / "x.wav", hop_frames=97))
 
 
+@pytest.mark.parametrize(("file", "out"), [("s3://music/a.flac", "a.parquet"), ("a.flac", "memory://a.parquet")])
+def test_places_in_a_store_are_refused_before_a_model_is_opened(file, out, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageProblem, match=r"(s3://music/a.flac|memory://a.parquet) lies in a store, .*Copy the files"):
+        main(command_of("embed", [file, "--model", "nowhere", "--out", out]))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_model_that_heard_another_mel_by_the_same_name_is_refused():
     here = described(load_feature("mel"))
     other = {**here, "hop_samples": 160, "fingerprint": "f" * 64}
     with pytest.raises(ContractMismatch, match="hop_samples"):
         feature_of(replace(open_encoder(MODEL, size="debug"), contract=other))
+
+
+def test_a_model_of_whole_clips_is_refused_as_it_hears_no_frames():
+    with pytest.raises(UsageProblem, match="computed of a whole clip"):
+        feature_of(open_encoder("random:multiview:best", size="debug"))

@@ -5,11 +5,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
 from soundfile import write
 
+from shards import lock
 from shards.lock import LOCK, only_writer
 from shards.manifest import MANIFEST
 from shards.problem import EnvironmentProblem
@@ -56,14 +58,40 @@ def test_a_killed_owner_and_a_clock_that_jumped_leave_nothing_in_the_way(tmp_pat
     assert (tmp_path / LOCK).stat().st_size == 0
 
 
+def test_a_folder_made_for_nothing_goes_again_and_one_with_something_in_it_stays(tmp_path: Path):
+    with only_writer(tmp_path / "out"):
+        assert (tmp_path / "out" / LOCK).is_file()
+    assert not (tmp_path / "out").exists()
+    for _ in range(2):
+        with only_writer(tmp_path / "out"):
+            (tmp_path / "out" / "listing.parquet").touch()
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {LOCK, "listing.parquet"}
+
+
+def test_a_lock_that_its_last_owner_took_away_meanwhile_is_taken_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    opened, calls = lock._opened, []
+
+    def taken_away(folder: Path) -> BinaryIO:
+        file = opened(folder)
+        calls.append(file)
+        if len(calls) == 1:
+            (folder / LOCK).unlink()
+        return file
+
+    monkeypatch.setattr(lock, "_opened", taken_away)
+    with only_writer(tmp_path), pytest.raises(EnvironmentProblem, match="is being written"), only_writer(tmp_path):
+        pass
+    assert len(calls) == 3
+
+
 def test_a_build_leaves_a_folder_alone_that_another_command_writes(tmp_path: Path):
     out = tmp_path / "out"
     out.mkdir()
     write(tmp_path / "noise.wav", 0.1 * np.random.default_rng(0).standard_normal(16_000), 16_000)
     with holder(out) as child:
         with pytest.raises(EnvironmentProblem, match=f"process {child.pid}"):
-            build_here("folder", "--root", tmp_path, "--out", out)
-        assert not list(out.glob("*/plan.json"))
+            build_here("folder", "--root", tmp_path, "--out", out, "--span-seconds", 1)
+        assert [path.name for path in out.iterdir()] == [LOCK], "not even what headers say is written"
         child.stdin.close()
     build_here("folder", "--root", tmp_path, "--out", out)
     assert list(out.glob("*/manifest.json"))

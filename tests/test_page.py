@@ -23,8 +23,10 @@ from shards.html.figures import curves, histogram, is_sparse, power_picture, val
 from shards.html.markup import element, joined
 from shards.html.page import PAGE_BYTES, write_page
 from shards.manifest import Manifest
+from shards.writer import npy_bytes
 from tests import browse
 from tests.building import build_here
+from tests.forgery import forge_payloads, write_sounding_dataset
 from tests.labelled import IMAGE, MOODS, SCRIPT, SPLITS, changed, labelled_dataset
 
 COLUMNS = ("audio", "mel", "codec:logpower")
@@ -166,6 +168,15 @@ def test_rendered_music_is_said_to_be_rendered(dataset: Path, tmp_path: Path):
 
 def test_a_page_without_examples_is_whole(dataset: Path, tmp_path: Path):
     assert "0 of 6, drawn with seed 0" in shown(paged(tmp_path / "page.html", dataset / "train", examples=0))
+
+
+def test_mels_of_a_few_frames_and_of_none_are_on_a_page(tmp_path: Path):
+    folder = write_sounding_dataset(tmp_path / "short", 2, shard_examples=2)
+    page = paged(tmp_path / "short.html", folder)
+    assert "mel: mel spectrogram, dB, 128 bands, 3 frames" in shown(page) and len(sources(page, "audio")) == 2
+    forge_payloads(folder, lambda payload: npy_bytes(np.zeros((128, 0), np.float16, order="F")))
+    page = paged(tmp_path / "none.html", folder)
+    assert "mel: no frames" in shown(page) and len(sources(page, "audio")) == 2
 
 
 def test_the_page_of_long_loud_recordings_stays_below_its_bound(tmp_path: Path):

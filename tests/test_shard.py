@@ -15,10 +15,9 @@ from shards.features.mel import MYNA
 from shards.manifest import MANIFEST, Manifest, Rejected, read_table
 from shards.problem import DataProblem
 from shards.reader import Reader, npy_layout
-from shards.store import digest_of, write_json
 from shards.writer import finished, has_column, npy_bytes, write_shard
 from tests.corpus import LABELS, noise_example, write_noise_dataset
-from tests.forgery import flip
+from tests.forgery import flip, forge_manifest
 
 
 @pytest.fixture(scope="module")
@@ -152,11 +151,8 @@ def test_the_reader_gives_every_example_before_the_cut_of_a_tar_and_none_behind_
 
 
 def forge(dataset: Path, **changes: object) -> None:
-    """Rewrite the manifest with changes and a valid digest of itself, as a buggy writer would."""
-    content = {**asdict(Manifest.read(dataset)), **changes}
-    write_json(
-        dataset / MANIFEST, {**content, "fingerprint": "0", "sha256": digest_of({**content, "fingerprint": "0"})}
-    )
+    """Rewrite the manifest with changes, as a buggy writer would."""
+    forge_manifest(dataset, {**asdict(Manifest.read(dataset)), "fingerprint": "", **changes})
 
 
 def test_a_column_of_another_contract_is_not_restored(dataset: Path):

@@ -16,7 +16,7 @@ from tests.background import in_two_processes, last_step, started, starts, statu
 from tests.bumps import write_bumps, write_split
 from tests.command import sonograph
 from tests.corpus import write_noise_dataset
-from trainers import checkpoint
+from trainers import checkpoint, sweep
 from trainers.command_line import Command
 from trainers.config import load
 from trainers.driver import set_aside, settle, sole_trainer
@@ -302,6 +302,17 @@ def test_a_folder_with_other_things_in_it_is_left_alone(noise, tmp_path):
     with pytest.raises(UsageProblem, match=r"thesis\.txt"):
         main(command_of(noise, tmp_path))
     assert not (tmp_path / "config.json").exists()
+
+
+@pytest.mark.parametrize("words", [["--out", "s3://music/run"], ["--out=memory://run"], ["--resume", "gs://music/run"]])
+def test_a_run_in_a_store_is_refused_and_the_dataset_may_be_there(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = r"(--out|--resume) \w+://[a-z/]+ lies in a store, .*Pass a folder, .*--data.dataset"
+    with pytest.raises(UsageProblem, match=told):
+        COMMAND(["myna:base", "--size", "debug", "--data.dataset", "s3://music/notes", *words])
+    with pytest.raises(UsageProblem, match=told):
+        sweep.COMMAND(["myna:masking_ratio", "--out", "s3://music/sweep"])
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_folder_of_another_training_is_refused_by_the_fields_that_differ(noise, tmp_path):

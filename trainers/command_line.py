@@ -15,6 +15,7 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from shards.problem import UsageProblem
+from shards.stores.remote import url_of
 from trainers.config import SIZES, Sweep, TrainConfig, flat, load, read_config, systems, variants
 
 _EXAMPLE = "example: sonograph train {} --size laptop --data.dataset datasets/nsynth --workers 2"
@@ -49,16 +50,28 @@ def parse(words: list[str]) -> Command:
     resumed, options = taken(options, "--resume")
     if name is None and resumed is None:
         _explain_systems(asks_help)
+    refuse_store("--resume", resumed)
     config = _resumed(Path(resumed), name, size) if resumed else load(str(name), size or "paper")
     if asks_help:
         print(_help(config))
         raise SystemExit(0)
     command = _overridden(Command(config, out=Path(resumed) if resumed else None), options)
+    refuse_store("--out", command.out)
     if resumed and (command.fresh or command.out != Path(resumed)):
         raise UsageProblem(
             f"--resume {resumed} continues that run, which --fresh and --out contradict. Leave them out."
         )
     return command
+
+
+def refuse_store(option: str, run: Path | str | None) -> None:
+    """Raises UsageProblem when a run is to lie in a store: its files are locked, appended to and renamed."""
+    if run is not None and (url := url_of(run)):
+        raise UsageProblem(
+            f"{option} {url} lies in a store, where no file can be locked, appended to or renamed as those of a run "
+            "are, so nothing was done. Pass a folder, of a file system that all workers share; of what a training "
+            "reads and writes, only the dataset may be a URL (--data.dataset)."
+        )
 
 
 def members_of(sweep: Sweep, options: list[str]) -> dict[str, list[Command]]:
@@ -72,7 +85,8 @@ def words_of(config: TrainConfig[Any, Any]) -> list[str]:
     """The command line that leads to this config: `train NAME --size S` and what differs from it."""
     plain = flat(load(config.name, config.size))
     changed = {name: value for name, value in flat(config).items() if value != plain[name]}
-    options = [[f"--{name.replace('_', '-')}", *_shown(value).split()] for name, value in changed.items()]
+    values = {name: value if isinstance(value, list) else [value] for name, value in changed.items()}
+    options = [[f"--{name.replace('_', '-')}", *map(_shown, words)] for name, words in values.items()]
     return ["train", config.name, "--size", config.size, *(word for option in options for word in option)]
 
 

@@ -24,9 +24,11 @@ from torch import Tensor
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from shards.feature import Feature, differences, load_feature
+from shards.features.mel import Mel
 from shards.manifest import MANIFEST, growing_table, read_said, read_table, table_schema, vector_schema, write_table
 from shards.problem import DataProblem, UsageProblem
 from shards.store import canonical_json, digest_of, write_json
+from shards.stores.remote import url_of
 from trainers.encoder import ContractMismatch, Encoder, open_encoder
 from trainers.listening import Listener
 
@@ -67,6 +69,8 @@ COMMAND = Embed
 
 def main(command: Embed) -> dict[str, object]:
     """Embed every file, or recognise that it was done. Raises DataProblem when none could be embedded."""
+    for place in (*command.files, command.out):
+        _refuse_store(place)
     encoder = open_encoder(command.model, size=command.size, device="cuda" if torch.cuda.is_available() else "cpu")
     feature, files = feature_of(encoder), files_of(command.files)
     hop_frames = _hop(command.hop_frames, encoder.window_frames)
@@ -83,10 +87,19 @@ def main(command: Embed) -> dict[str, object]:
 
 
 def feature_of(encoder: Encoder) -> Feature:
-    """What turns clips into the encoder's input, by its contract. Raises ContractMismatch when ours is another."""
+    """What turns clips into the encoder's input, by its contract.
+
+    Raises ContractMismatch when ours is another, and UsageProblem where it is no mel, whose frames come one by one.
+    """
     contract = encoder.contract
     column = "mel" if encoder.column == "mel" else encoder.column.replace("-", ":", 1)
     feature = load_feature(str(contract["word"]) if contract else column)
+    if not isinstance(feature, Mel):
+        raise UsageProblem(
+            f"{encoder.name} reads column '{encoder.column}', which is computed of a whole clip and not frame by frame "
+            "as a file is heard here, so nothing was embedded. Build a dataset of the files with that column "
+            "(sonograph build folder --span-seconds), and ask there (sonograph evaluate)."
+        )
     if contract and (names := differences(feature, contract)):
         raise ContractMismatch(
             f"{encoder.name} was trained on a column of another {', '.join(names)} than this version computes by the "
@@ -108,6 +121,14 @@ def files_of(places: Sequence[Path]) -> list[Path]:
     if not files:
         raise UsageProblem("There is no file to embed, so nothing was done. Name audio files, or folders of them.")
     return files
+
+
+def _refuse_store(place: Path) -> None:
+    if url := url_of(place):
+        raise UsageProblem(
+            f"{url} lies in a store, and embed reads audio files and writes its table on this machine, so nothing was "
+            "done. Copy the files here with the store's own tool, and the table there afterwards."
+        )
 
 
 class Windows:

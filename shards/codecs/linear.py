@@ -6,8 +6,6 @@ is `low128`, the sound below 4.8 kHz, and `full320`, which loses nothing. Precis
 """
 
 import hashlib
-import io
-import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,17 +13,15 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import xxhash
 from jaxtyping import Float
 from torch import Tensor
 
+from shards.codecs import klt
 from shards.codecs.codec import cut, hops
+from shards.codecs.klt import Moments
 from shards.codecs.mdct import inverse_mdct, mdct
-from shards.problem import DataProblem
-from shards.store import whole_file
 
 SAMPLE_RATE_HZ, HOP_SAMPLES = 24_000, 320
-SILENT_RMS = 1e-5
 Kind = Literal["low96+klt32", "low128", "klt128", "full320"]
 KINDS: dict[str, tuple[int, int]] = {  # bands kept as they are, axes fitted to the rest
     "low96+klt32": (96, 32),
@@ -33,43 +29,21 @@ KINDS: dict[str, tuple[int, int]] = {  # bands kept as they are, axes fitted to 
     "klt128": (0, 128),
     "full320": (320, 0),
 }
-_MOST_BYTES = 1 << 22  # of a fitted file: ten times what it needs
+_NO_SOUND = "Fit it on a corpus with sound, or take codec:low128, which needs no fit."
+_NO_FIT = "Pass the .npz that a build with codec:linear wrote, or take codec:low128, which needs no fit."
 
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """What was learnt from a corpus: orthonormal axes (bands, axes) float32 and what they were fitted on."""
+    """What was learnt from a corpus, of what kind: the fields of `klt.Axes`."""
 
     kind: Kind
     axes: np.ndarray
     eigenvalues: np.ndarray
-    """Of all bands' second moment, descending: the share of the first ones is the energy that the axes keep."""
     frames: int
     clips: int
     silent: int
-    """Clips left out, since their RMS is below SILENT_RMS."""
     digest: str
-    """Of all clips' waveforms, in their order."""
-
-    def save(self, path: Path) -> None:
-        """Write a .npz of plain arrays, whole or not at all; the same fit gives the same bytes."""
-        archive = io.BytesIO()
-        np.savez(archive, **vars(self))
-        with whole_file(path) as file:
-            file.write(archive.getbuffer())
-
-
-@dataclass(frozen=True, eq=False)
-class Moments:
-    """What some clips contribute to a fit, each at an RMS of 1, so that loud ones do not decide it."""
-
-    products: np.ndarray
-    """Sum over frames of the products of every two bands, float64."""
-    frames: int
-    clips: int
-    silent: int
-    digests: bytes
-    """XXH3-128 of each waveform, one after the other."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,93 +103,32 @@ class LinearCodec:
 
 
 def moments(waveforms: Iterable[np.ndarray], kind: Kind) -> Moments:
-    """One part of a fit, from mono waveforms at SAMPLE_RATE_HZ, one by one, so that memory does not grow with them."""
+    """One part of a fit, from mono waveforms at SAMPLE_RATE_HZ, each at an RMS of 1."""
     kept = KINDS[kind][0]
-    products = np.zeros((HOP_SAMPLES - kept, HOP_SAMPLES - kept))
-    frames = clips = silent = 0
-    digests = []
-    for waveform in waveforms:
-        digests.append(xxhash.xxh3_128_digest(waveform.tobytes()))
-        exact = torch.from_numpy(waveform).double()
-        rms = exact.square().mean().sqrt()
-        if not rms >= SILENT_RMS:
-            silent += 1
-            continue
-        bands = mdct(exact[None] / rms, HOP_SAMPLES)[0, kept:]
-        products += (bands @ bands.mT).numpy()
-        frames, clips = frames + bands.shape[1], clips + 1
-    return Moments(products, frames, clips, silent, b"".join(digests))
+    return klt.moments(waveforms, lambda exact, rms: mdct(exact[None] / rms, HOP_SAMPLES)[0, kept:], HOP_SAMPLES - kept)
 
 
 def fitted(parts: Iterable[Moments], kind: Kind) -> Fit:
-    """The axes that keep most of the energy above the kept bands (Karhunen-Loeve, uncentred second moment, float64).
+    """The axes that keep most of the energy above the kept bands, as `klt.fitted_axes` finds them.
 
-    Parts are taken one by one, in the order given: the same clips in the same order and parts give the same bits on
-    one machine. Bands have no mean to take off, and an offset would end linearity. Raises DataProblem when all clips
-    are silent.
+    Bands have no mean to take off, and an offset would end linearity. Raises DataProblem when all clips are silent.
     """
-    bands = HOP_SAMPLES - KINDS[kind][0]
-    products, digest = np.zeros((bands, bands)), hashlib.sha256()
-    frames = clips = silent = 0
-    for part in parts:
-        products += part.products
-        digest.update(part.digests)
-        frames, clips, silent = frames + part.frames, clips + part.clips, silent + part.silent
-    if not frames:
-        raise DataProblem(
-            f"There is nothing to fit the linear codec on: {silent:,} silent clips and no other. Fit it on a corpus "
-            "with sound, or take codec:low128, which needs no fit."
-        )
-    axes, eigenvalues = principal_axes(products / frames, KINDS[kind][1])
-    return Fit(kind, axes.astype(np.float32), eigenvalues, frames, clips, silent, digest.hexdigest())
-
-
-def principal_axes(second_moment: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first eigenvectors (bands, count) and all eigenvalues, descending.
-
-    The largest entry of a vector is positive, the first of equal ones. Neighbouring eigenvalues near the cut differ by
-    about a percent, so that another BLAS may turn the last vectors: what they span together is what can be compared.
-    """
-    eigenvalues, vectors = np.linalg.eigh(second_moment)
-    vectors = vectors[:, ::-1][:, :count]
-    largest = np.abs(vectors).argmax(axis=0)
-    return vectors * np.sign(vectors[largest, range(count)]), eigenvalues[::-1].copy()
+    kept, count = KINDS[kind]
+    return Fit(kind, **vars(klt.fitted_axes(parts, HOP_SAMPLES - kept, count, remedy=_NO_SOUND)))
 
 
 def open_fit(path: Path) -> Fit:
     """A fit that was saved. Raises DataProblem when the file is absent or is no such fit."""
-    try:
-        if path.stat().st_size > _MOST_BYTES or _unpacked_bytes(path) > _MOST_BYTES:
-            raise ValueError(f"it is larger than {_MOST_BYTES >> 20} MiB")
-        with np.load(path, allow_pickle=False) as archive:
-            stored: dict[str, Any] = {name: _plain(archive[name]) for name in archive.files}
-        fit = Fit(**stored)
-        _check(fit)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise DataProblem(
-            f"{path} is no fitted linear codec ({error}), so nothing can be encoded or decoded with it. Pass the .npz "
-            "that a build with codec:linear wrote, or take codec:low128, which needs no fit."
-        ) from error
-    return fit
+    return klt.read_fit(path, _checked, what="fitted linear codec", remedy=_NO_FIT)
 
 
-def _unpacked_bytes(path: Path) -> int:
-    with zipfile.ZipFile(path) as archive:
-        return sum(member.file_size for member in archive.infolist())
-
-
-def _plain(array: np.ndarray) -> np.ndarray | int | str:
-    return array if array.ndim else array.item()
-
-
-def _check(fit: Fit) -> None:
+def _checked(**fields: Any) -> Fit:
+    fit = Fit(**fields)
     if fit.kind not in KINDS or KINDS[fit.kind][1] == 0:
         raise ValueError(f"its kind is {fit.kind!r}")
     kept, count = KINDS[fit.kind]
-    if fit.axes.shape != (HOP_SAMPLES - kept, count) or fit.axes.dtype != np.float32:
-        raise ValueError(f"its axes are {fit.axes.dtype} {fit.axes.shape}")
-    if not np.allclose(fit.axes.T @ fit.axes, np.eye(count), atol=1e-4):
-        raise ValueError("its axes are not orthonormal")
+    klt.require_axes(fit.axes, (HOP_SAMPLES - kept, count))
+    return fit
 
 
 def _signed_power(latents: Float[Tensor, "batch dim frames"], exponent: float) -> Float[Tensor, "batch dim frames"]:

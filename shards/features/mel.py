@@ -100,9 +100,13 @@ class Mel:
         return stored.float().square_()
 
     def preview(self, stored: np.ndarray | bytes) -> Clip | None:
-        """Sound of about this mel: pseudo-inverse filters, then Griffin-Lim. None where windows hardly overlap."""
+        """Sound of about this mel: pseudo-inverse filters, then Griffin-Lim.
+
+        None where windows hardly overlap, and of so few frames that their sound could not be padded by reflection.
+        """
         assert isinstance(stored, np.ndarray)
-        if 2 * self.hop_samples > self.fft_samples or stored.shape[1] < 2:
+        samples = (stored.shape[1] - 1) * self.hop_samples
+        if 2 * self.hop_samples > self.fft_samples or samples <= self.fft_samples // 2:
             return None
         power = linear_power(self.restore(torch.from_numpy(np.array(stored))), self.filters)
         waveform = griffin_lim(power, self.fft_samples, self.hop_samples)

@@ -9,7 +9,7 @@ import torch
 
 from shards.decode import DecodeError, decode, flac_bytes
 from shards.example import Clip
-from shards.feature import Feature, differences, load_feature
+from shards.feature import Feature, Fitted, differences, load_feature
 from shards.html.figures import data_uri, is_sparse, power_picture, value_picture
 from shards.html.markup import Markup, element
 from shards.manifest import WEIGHTS
@@ -55,9 +55,10 @@ class Column:
         """With its weights where they were given, or were fitted and lie with the dataset."""
         kept = self.reader.folder / self.name / WEIGHTS
         try:
-            if kept.is_file():
-                return load_feature(f"{self.contract['word']}@{kept}")
             given = self.opened.get(self.name)
+            if kept.is_file():
+                closed = given or load_feature(str(self.contract["word"]))
+                given = closed.with_fit(kept) if isinstance(closed, Fitted) else given
             return given if given and not differences(given, self.contract) else self.reader.feature
         except (DataProblem, UsageProblem):
             return None  # another version's, or a file of somebody's own: the stored values can still be seen
@@ -149,13 +150,16 @@ def _facts(about: Mapping[str, str]) -> Markup:
 
 def _views(column: Column, row: int, name: str, about: Mapping[str, str], most_bytes: int) -> Iterator[Markup]:
     if not column.is_sound:
-        yield _picture(column, row, name, about)
+        values = column.restored(row)
+        if not values.size:  # a feature that was added later made nothing of it
+            yield element("p", f"{column.name}: no frames", class_="soft")
+            return
+        yield _picture(column, values, name, about)
     if (sound := column.sound(row)) is not None:
         yield _player(column, sound, name, most_bytes)
 
 
-def _picture(column: Column, row: int, name: str, about: Mapping[str, str]) -> Markup:
-    values = column.restored(row)
+def _picture(column: Column, values: np.ndarray, name: str, about: Mapping[str, str]) -> Markup:
     bands, frames = values.shape
     if column.is_power and column.feature:
         picture, kind = power_picture(values), "mel spectrogram, dB"
@@ -210,7 +214,8 @@ def loudness_column(columns: Sequence[Column]) -> Column | None:
 
 def _level_db(column: Column, row: int) -> float:
     if not column.is_sound:
-        return 10 * float(np.log10(max(column.restored(row).mean(dtype=np.float64), 1e-12)))
+        power = column.restored(row)
+        return 10 * float(np.log10(max(power.mean(dtype=np.float64), 1e-12))) if power.size else float("nan")
     try:
         waveform = decode(column.reader.payload(row)).waveform
     except DecodeError:

@@ -71,8 +71,7 @@ class Piece:
     def placed(self, first_index: int) -> "Placed":
         if self.rows is not None:
             return Placed(self, self.rows, range(first_index, first_index + len(self.rows)))
-        here = self.source.index(self.shard)["index"].to_pylist()
-        rejected = self.source.rejected(self.shard)
+        here, rejected = self.source.accounted(self.shard)
         accounted = sorted([*here, *(row.index for row in rejected)])
         new = {index: first_index + place for place, index in enumerate(accounted)}
         moved = [Rejected(new[row.index], row.path, row.stage, row.reason) for row in rejected]

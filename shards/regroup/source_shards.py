@@ -15,20 +15,23 @@ import xxhash
 
 from shards.damage import damage_of_file
 from shards.manifest import (
+    COLUMN_SCHEMA,
     Manifest,
     Rejected,
     Shard,
     StoredFile,
     column_path,
     index_path,
+    index_schema,
     read_record,
     read_said,
     read_table,
+    table_problem,
 )
 from shards.npy import whole_layout
 from shards.problem import DataProblem
 from shards.regroup.agreement import Schema, new_numbers
-from shards.statistics import STATISTICS
+from shards.statistics import STATISTICS, Statistics
 from shards.store import digest_of, sha256_of
 from shards.stores.cache import cache_of
 from shards.stores.files import StoreFiles
@@ -53,6 +56,7 @@ class Source:
         self.events = _numbers(manifest.events, schema.events)
         self._kept: OrderedDict[str, Any] = OrderedDict()
         self._lock = Lock()
+        self._index_schema = index_schema(manifest.labels, manifest.events)
 
     @cached_property
     def identity(self) -> dict[str, object]:
@@ -70,8 +74,19 @@ class Source:
 
     def values(self, shard: Shard, column: str) -> list:
         """One column of that table, read by itself."""
-        with self._file(index_path(shard.number)) as path:
-            return read_table(path, [column])[column].to_pylist()
+        name = index_path(shard.number)
+        with self._file(name) as path:
+            table = read_table(path, [column])
+        if problem := table_problem(table, self._index_schema, shard.examples, [column]):
+            raise DataProblem(self._damaged(name, problem))
+        return table[column].to_pylist()
+
+    def accounted(self, shard: Shard) -> tuple[list[int], tuple[Rejected, ...]]:
+        """The indices of its examples, and what was rejected between them: none is there twice."""
+        here, rejected = self.index(shard)["index"].to_pylist(), self.rejected(shard)
+        if len({*here, *(row.index for row in rejected)}) != shard.examples + shard.rejected:
+            raise DataProblem(self._damaged(index_path(shard.number), "its examples are not each there once"))
+        return here, rejected
 
     def rejected(self, shard: Shard) -> tuple[Rejected, ...]:
         self.index(shard)
@@ -104,7 +119,12 @@ class Source:
         name = column_path(column, shard.number, "parquet")
         self._table(name, shard)
         with self._file(name) as path:
-            return read_said(path, STATISTICS)
+            said = read_said(path, STATISTICS)
+        try:
+            Statistics.from_json(said) if said else None
+        except ValueError as error:
+            raise DataProblem(self._damaged(name, f"its statistics are none ({error})")) from error
+        return said
 
     def array(self, payload: bytes) -> np.ndarray:
         """Raises DataProblem for a payload that is no .npy file."""
@@ -150,11 +170,27 @@ class Source:
             if problem := self._problem(path, shard.files[name]):
                 raise DataProblem(self._damaged(name, problem))
             table = read_table(path)
+        if unsound := self._problem_of_rows(name, table, shard):
+            raise DataProblem(self._damaged(name, unsound))
         with self._lock:
             self._kept[name] = table
             while len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > _KEPT_BYTES:
                 self._kept.popitem(last=False)
         return table
+
+    def _problem_of_rows(self, name: str, table: Any, shard: Shard) -> str | None:
+        """What is wrong with an index, or with the places of a column, though its digest is right."""
+        if name == index_path(shard.number):
+            return table_problem(table, self._index_schema, shard.examples)
+        if problem := table_problem(table, COLUMN_SCHEMA, shard.examples):
+            return problem
+        tar = name.removesuffix("parquet") + "tar"
+        tar_bytes = shard.files[tar].bytes
+        begins, sizes = (table[column].to_numpy() for column in ("offset", "bytes"))
+        if not all(((places >= 0) & (places <= tar_bytes)).all() for places in (begins, sizes)):
+            return f"it lists an array beyond the {tar_bytes:,} bytes of {tar}"
+        ends = np.append(begins[1:] - BLOCK_BYTES, tar_bytes - END_BYTES)[: len(begins)]
+        return None if (begins + sizes <= ends).all() else f"it lists arrays that cannot follow each other in {tar}"
 
     @contextmanager
     def _tar(self, name: str, shard: Shard) -> Iterator[Any]:
