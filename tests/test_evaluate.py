@@ -198,7 +198,7 @@ def test_splits_of_different_contracts_are_refused_by_controls_too(tmp_path):
         ({"cluster": "instument"}, DataProblem, "has no label 'instument'"),
         ({"resamples": 5}, UsageProblem, "--resamples 5"),
         ({"random_seeds": 0}, UsageProblem, "--random-seeds 0"),
-        ({"against": ("column:mell",)}, UsageProblem, "Write column:mel"),
+        ({"against": ("column:mell",)}, DataProblem, "has no column 'mell'"),
     ],
 )
 def test_a_mistyped_option_is_answered_with_its_remedy(bumps, here, options, problem, said):

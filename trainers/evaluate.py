@@ -113,15 +113,14 @@ class Inquiry:
         name = f"{self.command.evaluator}-{digest_of(self.identity)[:8]}"
         return (self.subject.run or Path("runs")) / "evaluations" / name
 
-    @property
-    def shown(self) -> dict[str, Any]:
-        """What a reader of the answer wants to know first."""
+    def shown(self, examples: int) -> dict[str, Any]:
+        """What a reader of the answer wants to know first; a question may be judged on a part of the test split."""
         return {
             "evaluator": self.command.evaluator,
             "checkpoint": self.subject.name,
             "corpus": corpus_name(self.test.manifest),
             "data": str(self.command.data),
-            "examples": len(self.test),
+            "examples": examples,
             "seed": self.command.seed,
             "resamples": self.command.resamples,
         }
@@ -189,32 +188,45 @@ def open_splits(data: Path, encoder: Encoder) -> dict[str, Reader]:
 
 
 def answer(inquiry: Inquiry) -> None:
-    """Ask the encoder and its controls, and keep the answer; results.json is written last."""
+    """Ask the encoder and its controls, keep the answer, and show it in the checkpoint's run."""
     own = _ask(inquiry, inquiry.subject)
     controls = {name: [_ask(inquiry, draw) for draw in draws] for name, draws in inquiry.controls.items()}
+    metrics = keep(inquiry, own, controls)
+    if inquiry.subject.run is not None:
+        show(inquiry, inquiry.subject.run, metrics)
+
+
+def keep(inquiry: Inquiry, own: Answers, controls: Mapping[str, Sequence[Answers]]) -> Mapping[str, Mapping[str, Any]]:
+    """Write the answer into its folder, results.json last; returns the metrics of results.json."""
+    resampling = inquiry.resampling.of([value for value in own.values() if isinstance(value, Scores)])
     metrics = {
-        name: _metric(name, value, controls, inquiry.resampling)
-        for name, value in own.items()
-        if not isinstance(value, Figure)
+        name: _metric(name, value, controls, resampling) for name, value in own.items() if not isinstance(value, Figure)
     }
     for name, value in own.items():
         if isinstance(value, Figure):
             with whole_file(inquiry.folder / f"{name}.png") as file:
                 value.savefig(file, format="png", dpi=144)
     with whole_file(inquiry.folder / SCORES) as file:
-        write_scores(file, own, inquiry.resampling)
-    results = {**inquiry.shown, "metrics": metrics, "identity": inquiry.identity}
+        write_scores(file, own, resampling)
+    examples = len(resampling.units["example"])
+    results = {**inquiry.shown(examples), "metrics": metrics, "identity": inquiry.identity}
     with whole_file(inquiry.folder / TABLE) as file:
         file.write(f"{table(results)}\n".encode())
     write_json(inquiry.folder / RESULTS, results)
-    if inquiry.subject.run is not None:
-        show(inquiry, inquiry.subject.run, metrics)
+    return metrics
 
 
 def show(inquiry: Inquiry, run_folder: Path, metrics: Mapping[str, Mapping[str, Any]]) -> None:
-    """Tell the checkpoint's run: numbers at its step, the datasets that were asked, table and pictures."""
+    """The answer in the checkpoint's run, and that run in MLflow."""
     from trainers.mirror import mirror  # mlflow takes seconds to import; an answer that exists needs none of it
 
+    tell(inquiry, run_folder, metrics)
+    with mirror(run_folder, experiment="evaluations", run_name=run_folder.name):
+        log.info("evaluate %s  shown in the MLflow run of %s", inquiry.command.evaluator, run_folder)
+
+
+def tell(inquiry: Inquiry, run_folder: Path, metrics: Mapping[str, Mapping[str, Any]]) -> None:
+    """Tell the checkpoint's run: numbers at its step, the datasets that were asked, table and pictures."""
     run, corpus = Run(run_folder), corpus_name(inquiry.test.manifest)
     values = {f"eval/{corpus}/{name}": metric["value"] for name, metric in metrics.items()}
     for name, metric in metrics.items():
@@ -225,8 +237,6 @@ def show(inquiry: Inquiry, run_folder: Path, metrics: Mapping[str, Mapping[str, 
         source = str((inquiry.command.data / split).absolute())
         run.dataset(f"{corpus}/{split}", digest=manifest.fingerprint, source=source, context="evaluation", split=split)
     run.artifact(inquiry.folder.absolute(), f"evaluations/{inquiry.folder.name}")
-    with mirror(run_folder, experiment="evaluations", run_name=run_folder.name):
-        log.info("evaluate %s  shown in the MLflow run of %s", inquiry.command.evaluator, run_folder)
 
 
 def _ask(inquiry: Inquiry, encoder: Encoder) -> Answers:
@@ -241,9 +251,9 @@ def _metric(
 ) -> dict[str, object]:
     if not isinstance(value, Scores):
         return {"value": value}
-    asked = {control: [draw[name] for draw in draws] for control, draws in controls.items()}
+    asked = {control: [draw.get(name) for draw in draws] for control, draws in controls.items()}
     theirs = {control: [said for said in draws if isinstance(said, Scores)] for control, draws in asked.items()}
-    return summary(value, theirs, resampling)
+    return summary(value, {control: said for control, said in theirs.items() if said}, resampling)
 
 
 def _short(control: str) -> str:

@@ -8,8 +8,9 @@ Uses the cluster that RAY_ADDRESS names, as inside a Ray job, otherwise a local 
 
 import logging
 import os
+import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -62,6 +63,48 @@ def on_workers(work: Callable[[Argument], Any], argument: Argument, *, workers: 
             return trainer.fit().return_value  # type: ignore[attr-defined]
         except ray.train.TrainingFailedError as error:
             raise RunFailed(_failure(error)) from error
+
+
+def spread(
+    work: Callable[[Argument], Any], arguments: Sequence[Argument], *, workers: int, poll_seconds: float
+) -> Iterator[list[int]]:
+    """Run `work` on every argument, `workers` at a time, each alone in a process; gives the places that are done.
+
+    Gives an empty list every `poll_seconds` while nothing ends. When a process dies, its argument is tried again, at
+    most three times: `work` must continue from its own state. When one fails, the others go on, and its problem is
+    raised at the end.
+    """
+    with _cluster(workers):
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))  # Ray's own handler prints a stack trace
+        cores = int(ray.cluster_resources().get("CPU", workers))
+        gpus = min(1.0, ray.cluster_resources().get("GPU", 0) / workers)
+        begin: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=_RESTARTS)(_alone)
+        waiting, running, problems = [*range(len(arguments))], dict[Any, int](), list[Exception]()
+        while waiting or running:
+            while waiting and len(running) < workers:
+                place = waiting.pop(0)
+                running[begin.remote(work, arguments[place], max(1, cores // workers))] = place
+            ended, _ = ray.wait([*running], timeout=poll_seconds)
+            problems += [problem for each in ended if (problem := _problem_of(each))]
+            yield [running.pop(each) for each in ended]
+        if problems:
+            raise problems[0]
+
+
+def _alone(work: Callable[[Argument], Any], argument: Argument, threads: int) -> None:
+    torch.set_num_threads(threads)
+    work(argument)
+
+
+def _problem_of(ended: Any) -> Exception | None:
+    """What a task failed of, in our own words where it has some."""
+    try:
+        ray.get(ended)
+    except ray.exceptions.RayTaskError as error:
+        return error.cause if hasattr(error.cause, "exit_code") else RunFailed(str(error).strip().splitlines()[-1])
+    except ray.exceptions.RayError as error:
+        return RunFailed(f"A worker was lost {_RESTARTS + 1} times: {str(error).splitlines()[0]}. Repeat the command.")
+    return None
 
 
 def shut_down() -> None:

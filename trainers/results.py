@@ -1,7 +1,7 @@
 """Scores of an evaluator, one an example, and how sure one may be of their mean and of a difference between two."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import zip_longest
 from typing import Any, BinaryIO
 
@@ -16,7 +16,7 @@ FEW_UNITS = 20  # below it the percentile interval is markedly too narrow
 
 @dataclass(frozen=True)
 class Scores:
-    """A number for each example of the test split; the metric is their mean.
+    """A number for each example of the test split, or of the part of it that is asked; the metric is their mean.
 
     `indices` names the examples, `about` says what was chosen before test was read (probe, settings, valid score).
     """
@@ -57,6 +57,15 @@ class Resampling:
     units: Mapping[str, Shaped[np.ndarray, " batch"]]
     resamples: int
     seed: int
+
+    def of(self, scores: Sequence[Scores]) -> "Resampling":
+        """The same for scores of some of the rows alone, which unit "example" names; all must be of the same ones."""
+        if not scores:
+            return self
+        assert all(np.array_equal(scores[0].indices, other.indices) for other in scores), "of different examples"
+        row = {index: number for number, index in enumerate(self.units["example"].tolist())}
+        rows = [row[index] for index in scores[0].indices.tolist()]
+        return replace(self, units={name: np.asarray(units)[rows] for name, units in self.units.items()})
 
     def intervals(self, values: Float[np.ndarray, " batch"]) -> dict[str, Interval]:
         """An interval of the mean of `values` for each kind of unit."""

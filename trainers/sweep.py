@@ -3,7 +3,8 @@
     sonograph sweep myna:masking_ratio --size laptop --data.dataset datasets/nsynth --workers 2
 
 A sweep is a function of trainers/sweeps/; each of its trainings is the one that `sonograph train` would run, in the
-same folder, so what is finished is not done again. Other options override the config of every member.
+same folder, so what is finished is not done again. Other options override the config of every member. Small models are
+stacked: many members are then one program, whose state is kept after every epoch.
 """
 
 import inspect
@@ -12,18 +13,18 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from shards.problem import UsageProblem
 from shards.store import digest_of
 from shards.words import module_named, nearest, words_in
-from trainers.command_line import members_of, taken
+from trainers.command_line import Command, members_of, refuse_store, taken
 from trainers.config import SIZES, Sweep, config_to_dict
 from trainers.driver import settle, sole_trainer
 from trainers.task import Task, prepare, run_folder
-from trainers.tracking import Run
+from trainers.tracking import Run, curves
 from trainers.train import is_complete, outcome, pursue
 
 log = logging.getLogger(__name__)
@@ -39,28 +40,40 @@ class Plan:
     sweep: Sweep
     tasks: Mapping[str, Sequence[Task]]
     out: Path
+    workers: int
     dry_run: bool
 
     @property
     def every(self) -> list[Task]:
-        return [task for tasks in self.tasks.values() for task in tasks]
+        """Each training once, however many members it stands for."""
+        return [*{task.run: task for tasks in self.tasks.values() for task in tasks}.values()]
+
+    @property
+    def titles(self) -> dict[Path, str]:
+        """Run folder -> the first member that it stands for, and its seed."""
+        named = [(task, name) for name, tasks in self.tasks.items() for task in tasks]
+        return {task.run: f"{name}-s{task.config.seed}" for task, name in reversed(named)}
 
 
 def COMMAND(words: list[str]) -> Plan:
-    """Read `SYSTEM:SWEEP [--size S] [--seeds N] [--workers N] [--out DIR] [--dry-run] [options of train]`."""
+    """Read `SYSTEM:SWEEP [--size S] [--seeds N] [--stack N] [--workers N] [--out DIR] [--dry-run] [options]`."""
     if not words or {"-h", "--help"} & set(words):
         _explain(asked=bool(words))
     name, words = words[0], words[1:]
     size, words = taken(words, "--size")
     seeds, words = taken(words, "--seeds")
     out, words = taken(words, "--out")
+    refuse_store("--out", out)
+    stack, words = taken(words, "--stack")
     dry_run = "--dry-run" in words
     sweep = _sweep(name, size or "paper", seeds)
+    sweep = replace(sweep, stack=_count(stack, "--stack") if stack else sweep.stack)
     commands = members_of(sweep, [word for word in words if word != "--dry-run"])
-    tasks = {member: [prepare(_placed(command)) for command in per_seed] for member, per_seed in commands.items()}
+    tasks = _stackable(commands) if sweep.stack else _prepared(commands)
     digest = digest_of([[task.identity for task in per_seed] for per_seed in tasks.values()])[:8]
     place = Path(out or f"runs/sweep-{name.replace(':', '-')}-{size or 'paper'}-{digest}")
-    return Plan(name, sweep, tasks, place, dry_run)
+    workers = next(iter(commands.values()))[0].workers
+    return Plan(name, sweep, tasks, place, workers, dry_run)
 
 
 def main(plan: Plan) -> dict[str, object]:
@@ -75,7 +88,10 @@ def main(plan: Plan) -> dict[str, object]:
         if waiting := [task for task in plan.every if not is_complete(task)]:
             log.info("sweep %s  %d of %d trainings to do", plan.name, len(waiting), len(plan.every))
             with _parent(plan) as (run, parent):
-                pursue(waiting, parent=parent)
+                if plan.sweep.stack:
+                    _pursue_stacks(plan, parent)
+                else:
+                    pursue(waiting, parent=parent)
                 run.table("members", _rows(plan))
         else:
             log.info("sweep %s  all %d trainings complete since an earlier call", plan.name, len(plan.every))
@@ -107,10 +123,16 @@ def _sweep(name: str, size: str, seeds: str | None) -> Sweep:
     sweep: Sweep = known[wanted](size)
     if seeds is None:
         return sweep
-    if not (seeds.isdecimal() and 1 <= int(seeds) <= len(next(iter(sweep.members.values())))):
-        most = len(next(iter(sweep.members.values())))
+    most = len(next(iter(sweep.members.values())))
+    if not 1 <= _count(seeds, "--seeds") <= most:
         raise UsageProblem(f"--seeds {seeds} is no number from 1 to {most}, so nothing was done. Give one of these.")
-    return Sweep(sweep.axis, {member: configs[: int(seeds)] for member, configs in sweep.members.items()})
+    return replace(sweep, members={member: configs[: int(seeds)] for member, configs in sweep.members.items()})
+
+
+def _count(text: str, option: str) -> int:
+    if not text.isdecimal():
+        raise UsageProblem(f"{option} {text} is no whole number of at least 0, so nothing was done. Give one.")
+    return int(text)
 
 
 def _known(system: str) -> dict[str, Any]:
@@ -119,8 +141,37 @@ def _known(system: str) -> dict[str, Any]:
     return {name: f for name, f in functions if f.__module__ == module.__name__ and not name.startswith("_")}
 
 
-def _placed(command: Any) -> Any:
-    return type(command)(**{**vars(command), "out": run_folder(command.config)})
+def _prepared(commands: Mapping[str, Sequence[Command]]) -> dict[str, list[Task]]:
+    return {name: [prepare(_placed(command)) for command in per_seed] for name, per_seed in commands.items()}
+
+
+def _placed(command: Command) -> Command:
+    return replace(command, out=run_folder(command.config))
+
+
+def _stackable(commands: Mapping[str, Sequence[Command]]) -> dict[str, list[Task]]:
+    """The same for trainings of one worker each; those that could stand in one stack are checked once."""
+    from trainers.stack_training import require_stackable
+    from trainers.stacks import likeness
+
+    first: dict[tuple[object, ...], Task] = {}
+    tasks: dict[str, list[Task]] = {}
+    for name, per_seed in commands.items():
+        for command in per_seed:
+            placed, kind = replace(_placed(command), workers=1), likeness(command.config)
+            if kind not in first:
+                first[kind] = prepare(placed)
+                require_stackable(first[kind])
+            tasks.setdefault(name, []).append(first[kind].like(placed))
+    return tasks
+
+
+def _pursue_stacks(plan: Plan, parent: str) -> None:
+    from trainers.stacks import pursue_stacks, stacks_of
+
+    stacks = stacks_of(plan.every, plan.sweep.stack)
+    waiting = [stack for stack in stacks if not all(is_complete(task) for task in stack)]
+    pursue_stacks(waiting, plan.out / "stacks", titles=plan.titles, parent=parent, workers=plan.workers)
 
 
 def _losses(plan: Plan) -> dict[str, float]:
@@ -132,11 +183,22 @@ def _losses(plan: Plan) -> dict[str, float]:
 
 
 def _rows(plan: Plan) -> list[dict[str, object]]:
+    """A row a member and seed, with the answers of evaluators about it; what a member lacks is left empty."""
+    answers = {task.run: _answers(task) for task in plan.every}
+    names = dict.fromkeys(name for found in answers.values() for name in found)
     return [
-        {plan.sweep.axis: name, "seed": task.config.seed, **outcome(task), "run": str(_from_here(task.run))}
+        {plan.sweep.axis: name, "seed": task.config.seed, **outcome(task)}
+        | {answer: answers[task.run].get(answer, "") for answer in names}
+        | {"run": str(_from_here(task.run))}
         for name, tasks in plan.tasks.items()
         for task in tasks
     ]
+
+
+def _answers(task: Task) -> dict[str, float]:
+    """Evaluator's metric -> its latest value, `eval/CORPUS/pitch_margin` as pitch_margin."""
+    found = {name: points for name, points in curves(task.run).items() if name.startswith("eval/")}
+    return {name.rpartition("/")[2]: points[max(points)] for name, points in found.items()}
 
 
 def _table(plan: Plan) -> str:
@@ -174,6 +236,7 @@ def _explain(*, asked: bool) -> None:
     options = (
         "  --size SIZE           paper, laptop or debug (default: paper)\n"
         "  --seeds N             of each member, at most as many as the sweep has\n"
+        "  --stack N             members trained as one program, 0: each by itself (default: the sweep's)\n"
         "  --workers N           worker processes, one a GPU where there are GPUs (default: 2)\n"
         "  --out DIR             of the comparison (default: runs/sweep-SYSTEM-SWEEP-SIZE-DIGEST)\n"
         "  --dry-run             check everything, list the trainings, train nothing"
