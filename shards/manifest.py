@@ -121,7 +121,7 @@ class Manifest:
     planned: int
     examples: int
     rejected: int
-    seconds: float
+    seconds: int | float  # JSON has one kind of number
     shards: Sequence[Shard]
     files: Mapping[str, StoredFile]
     statistics: Mapping[str, Mapping[str, object]]
